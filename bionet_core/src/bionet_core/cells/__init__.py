@@ -1,0 +1,2 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Recurrent dynamics, each a `bionet_core.interfaces.Cell`."""

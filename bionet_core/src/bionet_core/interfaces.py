@@ -1,0 +1,128 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The types that the packages of bionet meet in. Nothing else is here.
+
+Letters: T steps, B trials, I inputs, O outputs, N units. Arrays are time-major,
+`[T, B, ...]`. Arguments come in the order `params, constants, state, keys, data`
+(those that apply), results as `(result, new_state)`.
+
+`params` is what learns: a nested dict of float arrays. `constants` is what does
+not (frozen weights, masks, margins): drawn once by `init`, kept and
+checkpointed beside the parameters, never shown to an optimizer. `keys` are
+typed PRNG keys `[B]`, one a trial (see `bionet_core.unroll`).
+"""
+
+from collections.abc import Callable
+from typing import NamedTuple, Protocol
+
+import chex
+
+
+@chex.dataclass(frozen=True)
+class Trials:
+  """A batch of trials.
+
+  Attributes:
+    inputs: float `[T, B, *I]`; T = 1 for a static task.
+    targets: `[T, B, ...]`: float, or int classes.
+    mask: float `[T, B]`, the weight of each step in the loss; it sums to 1
+      over a whole trial, and is 0 where nothing is asked.
+    index: int `[B]`, the trial's number in the run. A trial's data and noise
+      are functions of it alone, so that batches, windows and devices change
+      neither.
+  """
+
+  inputs: chex.Array
+  targets: chex.Array
+  mask: chex.Array
+  index: chex.Array
+
+
+class Sizes(Protocol):
+  """What a cell's or network's factory may know of the task (its spec)."""
+
+  @property
+  def input_shape(self) -> tuple[int, ...]:
+    """The shape I of one trial's inputs at one step."""
+    ...
+
+  @property
+  def num_outputs(self) -> int:
+    """O, the number of outputs."""
+    ...
+
+
+class Cell(NamedTuple):
+  """A dynamical system that is advanced step by step.
+
+  Attributes:
+    init: `(key, inputs [B, *I]) -> (params, constants)`.
+    initial_state: `(constants, keys [B]) -> state`; every leaf leads with B,
+      and nothing in it is learned.
+    step: `(params, constants, state, keys [B], inputs [B, *I])
+      -> (emission [B, N], state)`.
+    readout: `(params, constants, emission) -> outputs [B, O]`.
+  """
+
+  init: Callable[..., tuple[chex.ArrayTree, chex.ArrayTree]]
+  initial_state: Callable[..., chex.ArrayTree]
+  step: Callable[..., tuple[chex.Array, chex.ArrayTree]]
+  readout: Callable[..., chex.Array]
+
+
+class RelaxationNetwork(NamedTuple):
+  """A network that settles, and says what is local in it.
+
+  Targets are int classes `[B]` or float labels `[B, O]`.
+
+  Attributes:
+    init: `(key, inputs [B, *I]) -> (params, constants)`.
+    initial_state: `(params, constants, inputs, targets or None) -> state`;
+      with targets the output row is clamped to the label.
+    settle: `(params, constants, state, keys, *, messages, sweeps)
+      -> (state, changed [sweeps])`; `messages` names the messages let through
+      ('all', 'forward', 'backward' or 'free': all but the output row's), and
+      `changed` is the fraction of hidden units that each sweep flipped.
+    readout: `(params, constants, state) -> scores [B, O]`.
+    local_loss: `(params, constants, state, targets, gate=None) -> []`, the mean
+      over trials of the sum of the edges' losses. Its gradient, with the states
+      frozen, is the plasticity rule. `gate` `[B, 1]` weighs each trial.
+  """
+
+  init: Callable[..., tuple[chex.ArrayTree, chex.ArrayTree]]
+  initial_state: Callable[..., chex.ArrayTree]
+  settle: Callable[..., tuple[chex.ArrayTree, chex.Array]]
+  readout: Callable[..., chex.Array]
+  local_loss: Callable[..., chex.Array]
+
+
+class Model(NamedTuple):
+  """What makes parameters and gives answers: a cell or a network, closed.
+
+  Attributes:
+    init: `(key, trials) -> (params, constants)`.
+    predict: `(params, constants, key, trials) -> outputs [T, B, O]`; it reads
+      the inputs and the index of the trials, never targets or mask.
+  """
+
+  init: Callable[..., tuple[chex.ArrayTree, chex.ArrayTree]]
+  predict: Callable[..., chex.Array]
+
+
+class StepLoss(Protocol):
+  """The loss of one step over a batch; a trial's loss is the sum over steps."""
+
+  def __call__(
+    self, outputs: chex.Array, targets: chex.Array, mask: chex.Array
+  ) -> tuple[chex.Array, dict[str, chex.Array]]:
+    """Scores one step.
+
+    Args:
+      outputs: float `[B, O]`.
+      targets: `[B, ...]`.
+      mask: float `[B]`, the weights of this step.
+
+    Returns:
+      The loss `[]`, and metrics `{name: []}`; both are weighted by the mask, so
+      that their sum over the steps of whole trials is the trials' mean.
+    """
+    ...

@@ -1,0 +1,234 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Running a cell over time, and the one schedule of its noise.
+
+Noise belongs to the trial: step t of the trial with number `index[b]` draws
+from `fold_in(fold_in(run_key, index[b]), t)`, whatever the batch, the window or
+the device it is in. Rules are therefore compared on the same noise.
+"""
+
+from collections.abc import Callable
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from bionet_core import interfaces
+
+# The initial state draws as if from a step that no trial reaches.
+_INITIAL_STEP = np.uint32(2**32 - 1)
+
+
+def trial_keys(key: chex.PRNGKey, index: chex.Array) -> chex.PRNGKey:
+  """Keys `[B]` of trials: `fold_in(key, index[b])`, `index` int `[B]`."""
+  chex.assert_rank(index, 1)
+  return jax.vmap(lambda i: jax.random.fold_in(key, i))(index)
+
+
+def step_keys(keys: chex.PRNGKey, steps: chex.Array) -> chex.PRNGKey:
+  """Keys `[B]` of one step of trials: `fold_in(keys[b], steps[b])`."""
+  chex.assert_equal_shape([keys, steps])
+  return jax.vmap(jax.random.fold_in)(keys, steps)
+
+
+def initial_state(
+  cell: interfaces.Cell,
+  constants: chex.ArrayTree,
+  key: chex.PRNGKey,
+  index: chex.Array,
+) -> chex.ArrayTree:
+  """The cell's state before step 0 of the trials `index`."""
+  keys = trial_keys(key, index)
+  first = jnp.full(index.shape, _INITIAL_STEP)
+  return cell.initial_state(constants, step_keys(keys, first))
+
+
+def on_asked_steps(loss: interfaces.StepLoss) -> interfaces.StepLoss:
+  """The loss with outputs zeroed wherever their mask is zero.
+
+  A masked output weighs 0, but 0 * inf is NaN, in the loss and in its
+  gradient: what nobody asks for must not be able to break a run.
+  """
+
+  def asked(outputs, targets, mask):
+    wanted = jnp.expand_dims(mask != 0, tuple(range(1, outputs.ndim)))
+    return loss(jnp.where(wanted, outputs, 0), targets, mask)
+
+  return asked
+
+
+def gathered(
+  loss: interfaces.StepLoss,
+  gather: Callable[[chex.ArrayTree], chex.ArrayTree],
+) -> interfaces.StepLoss:
+  """A population loss computed over the trials of all devices.
+
+  The loss is a statistic over trials, so every device must see them all.
+  Differentiated on D devices it gives each D times its share, and the mean over
+  devices of the parameters' gradients is the whole gradient.
+
+  Args:
+    loss: a loss whose mask is the same for all trials of a step (otherwise one
+      device could skip a step, and its collective, that another one takes).
+    gather: concatenates the leading axis over devices.
+
+  Returns:
+    A loss with the same value on every device.
+  """
+
+  def over_devices(outputs, targets, mask):
+    return loss(*gather((outputs, targets, mask)))
+
+  return over_devices
+
+
+def score_step(
+  cell: interfaces.Cell,
+  loss: interfaces.StepLoss,
+  params: chex.ArrayTree,
+  constants: chex.ArrayTree,
+  emission: chex.Array,
+  targets: chex.Array,
+  mask: chex.Array,
+) -> tuple[chex.Array, dict[str, chex.Array]]:
+  """Readout and loss of one step, skipped where no trial is asked.
+
+  Returns:
+    The loss `[]` and the metrics `{name: []}`; zeros where the mask is zero.
+  """
+
+  def asked(emission, targets, mask):
+    outputs = cell.readout(params, constants, emission)
+    return on_asked_steps(loss)(outputs, targets, mask)
+
+  shapes = jax.eval_shape(asked, emission, targets, mask)
+  return jax.lax.cond(
+    jnp.any(mask != 0),
+    asked,
+    lambda *_: jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes),
+    emission,
+    targets,
+    mask,
+  )
+
+
+def unroll(
+  cell: interfaces.Cell,
+  loss: interfaces.StepLoss,
+  params: chex.ArrayTree,
+  constants: chex.ArrayTree,
+  state: chex.ArrayTree,
+  keys: chex.PRNGKey,
+  steps: chex.Array,
+  trials: interfaces.Trials,
+  *,
+  remat: bool = False,
+) -> tuple[chex.Array, tuple[dict[str, chex.Array], chex.ArrayTree]]:
+  """Advances the cell through the trials' steps and sums the loss.
+
+  Args:
+    cell: the dynamics.
+    loss: the loss of one step.
+    params: the cell's parameters.
+    constants: the cell's constants.
+    state: the state before the first of these steps; leaves lead with B.
+    keys: `[B]`, the trials' keys (`trial_keys`).
+    steps: int `[B]`, how many steps of its trial each has behind it.
+    trials: T steps of B trials: whole ones, or a window of them.
+    remat: recompute the inside of each step in the backward pass
+      (`jax.checkpoint`): memory of the states alone, for one more forward.
+
+  Returns:
+    The loss `[]`, and `(metrics {name: []}, state)`: the shape that
+    `jax.value_and_grad(..., has_aux=True)` wants.
+  """
+  chex.assert_rank([trials.mask, trials.index, steps], [2, 1, 1])
+  chex.assert_equal_shape_prefix([trials.inputs, trials.targets, trials.mask], 2)
+
+  def advance(state, now):
+    step, inputs, targets, mask = now
+    emission, state = cell.step(
+      params, constants, state, step_keys(keys, step), inputs
+    )
+    return state, score_step(
+      cell, loss, params, constants, emission, targets, mask
+    )
+
+  num_steps = trials.mask.shape[0]
+  state, scores = jax.lax.scan(
+    jax.checkpoint(advance) if remat else advance,
+    state,
+    (
+      steps + jnp.arange(num_steps)[:, None],
+      trials.inputs,
+      trials.targets,
+      trials.mask,
+    ),
+  )
+  total, metrics = jax.tree.map(lambda x: jnp.sum(x, axis=0), scores)
+  return total, (metrics, state)
+
+
+def model_from_cell(cell: interfaces.Cell) -> interfaces.Model:
+  """The Model of a cell: whole trials from their initial state."""
+
+  def init(key, trials):
+    return cell.init(key, trials.inputs[0])
+
+  def predict(params, constants, key, trials):
+    keys = trial_keys(key, trials.index)
+
+    def advance(state, now):
+      step, inputs = now
+      emission, state = cell.step(
+        params, constants, state, step_keys(keys, step), inputs
+      )
+      return state, cell.readout(params, constants, emission)
+
+    num_steps = trials.inputs.shape[0]
+    steps = jnp.broadcast_to(
+      jnp.arange(num_steps)[:, None], (num_steps, *trials.index.shape)
+    )
+    state = initial_state(cell, constants, key, trials.index)
+    return jax.lax.scan(advance, state, (steps, trials.inputs))[1]
+
+  return interfaces.Model(init, predict)
+
+
+def model_from_network(
+  network: interfaces.RelaxationNetwork, *, sweeps: int
+) -> interfaces.Model:
+  """The Model of a relaxation network: settle freely, then read out.
+
+  Args:
+    network: the network. Its output row stays unclamped: no label enters.
+    sweeps: sweeps of the free phase.
+
+  Returns:
+    A Model over static trials (T = 1).
+  """
+  if sweeps < 1:
+    raise ValueError(f'sweeps at evaluation: {sweeps}; at least 1 is needed.')
+
+  def init(key, trials):
+    _check_static(trials)
+    return network.init(key, trials.inputs[0])
+
+  def predict(params, constants, key, trials):
+    _check_static(trials)
+    state = network.initial_state(params, constants, trials.inputs[0], None)
+    keys = trial_keys(key, trials.index)
+    state, _ = network.settle(
+      params, constants, state, keys, messages='free', sweeps=sweeps
+    )
+    return network.readout(params, constants, state)[None]
+
+  return interfaces.Model(init, predict)
+
+
+def _check_static(trials: interfaces.Trials) -> None:
+  if trials.inputs.shape[0] != 1:
+    raise ValueError(
+      'a relaxation network takes static trials (T = 1); these have '
+      f'T = {trials.inputs.shape[0]} steps. Choose a static task, or a cell.'
+    )

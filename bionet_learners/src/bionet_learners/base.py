@@ -1,0 +1,239 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a learning rule is, and how its estimates become learning."""
+
+from collections.abc import Callable
+from typing import Literal, NamedTuple
+
+import chex
+import jax
+import jax.numpy as jnp
+import optax
+
+from bionet_core import interfaces
+
+
+class Estimate(NamedTuple):
+  """What a rule says of some trials.
+
+  Attributes:
+    updates: a tree like the parameters, in the sense of a gradient: an
+      optimizer steps against it.
+    loss: `[]`, what the rule descends.
+    metrics: `{name: []}`.
+  """
+
+  updates: chex.ArrayTree
+  loss: chex.Array
+  metrics: dict[str, chex.Array]
+
+
+class RuleState(NamedTuple):
+  """What a rule remembers.
+
+  Attributes:
+    shared: one for all trials (feedback weights, running means).
+    per_trial: every leaf leads with B (states, traces, step counters).
+  """
+
+  shared: chex.ArrayTree
+  per_trial: chex.ArrayTree
+
+
+class GradientRule(NamedTuple):
+  """A rule that points a direction for each parameter.
+
+  Attributes:
+    model: makes the parameters and answers.
+    init: `(key, params, constants, trials) -> RuleState`; draws what is shared
+      (feedback weights) once a run.
+    begin: `(params, constants, rule_state, key, trials) -> RuleState`; restarts
+      states and traces for new trials, keeps what is shared.
+    estimate: `(params, constants, rule_state, key, trials)
+      -> (Estimate, RuleState)`; continues where the state left off, so that
+      trials may come in windows of steps.
+  """
+
+  model: interfaces.Model
+  init: Callable[..., RuleState]
+  begin: Callable[..., RuleState]
+  estimate: Callable[..., tuple[Estimate, RuleState]]
+
+
+class LearnerState(NamedTuple):
+  """All that a learner carries from update to update.
+
+  Attributes:
+    params: what learns.
+    constants: what does not: read-only, never shown to an optimizer.
+    rule_state: the rule's memory.
+    opt_state: the optimizer's.
+    step: int `[]`, updates done.
+  """
+
+  params: chex.ArrayTree
+  constants: chex.ArrayTree
+  rule_state: RuleState
+  opt_state: chex.ArrayTree
+  step: chex.Array
+
+
+class Learner(NamedTuple):
+  """A rule with everything it needs to learn.
+
+  Attributes:
+    init: `(key, trials) -> LearnerState`.
+    update: `(state, key, trials) -> (state, metrics {name: []})`; `key` is the
+      run's, the same at every update: draws differ by the trials' index.
+    predict: `(state, key, trials) -> outputs [T, B, O]`; reads no targets.
+    partition: what is split over devices.
+  """
+
+  init: Callable[..., LearnerState]
+  update: Callable[..., tuple[LearnerState, dict[str, chex.Array]]]
+  predict: Callable[..., chex.Array]
+  partition: Literal['trials', 'population'] = 'trials'
+
+
+class Devices(NamedTuple):
+  """The collectives a learner may use, handed in by whoever owns the devices.
+
+  Attributes:
+    count: D.
+    index: `() -> int []`, this device's number.
+    mean: averages a tree over devices; leaves that are not inexact (counters)
+      pass through.
+    gather: concatenates a tree's leading axes over devices.
+  """
+
+  count: int
+  index: Callable[[], chex.Numeric]
+  mean: Callable[[chex.ArrayTree], chex.ArrayTree]
+  gather: Callable[[chex.ArrayTree], chex.ArrayTree]
+
+
+ONE = Devices(
+  count=1, index=lambda: 0, mean=lambda tree: tree, gather=lambda tree: tree
+)
+"""One device: nothing to exchange."""
+
+
+def require_cell(rule: str, dynamics: object) -> None:
+  """Raises TypeError unless a rule for trajectories was given a Cell."""
+  if not isinstance(dynamics, interfaces.Cell):
+    raise TypeError(
+      f'{rule} runs a Cell over time, and got a {type(dynamics).__name__}. '
+      'A RelaxationNetwork is trained by: local_plasticity.'
+    )
+
+
+def require_network(rule: str, dynamics: object) -> None:
+  """Raises TypeError unless a local rule was given a RelaxationNetwork."""
+  if not isinstance(dynamics, interfaces.RelaxationNetwork):
+    raise TypeError(
+      f'{rule} needs a RelaxationNetwork, which says what is local in it, and '
+      f'got a {type(dynamics).__name__}. A Cell is trained by: bptt.'
+    )
+
+
+def descend(
+  rule: GradientRule,
+  optimizer: optax.GradientTransformation,
+  *,
+  every: int | None = None,
+  carry: bool = False,
+  devices: Devices = ONE,
+) -> Learner:
+  """Steps against a rule's estimates with an optax optimizer.
+
+  Owns the schedule, so that any rule runs offline, online and on streams with
+  no code of its own.
+
+  Args:
+    rule: the rule.
+    optimizer: sees the parameters alone, never the constants.
+    every: change the weights at each border of that many steps, and at the end
+      of the trials (the last window may be shorter); None: at the end only.
+    carry: keep the rule's states and traces from batch to batch, for streams
+      without end; otherwise each batch begins anew.
+    devices: the collectives; updates, loss, metrics and what the rule shares
+      are averaged over devices.
+
+  Returns:
+    A Learner whose metrics are 'loss' and the rule's own, summed over windows.
+
+  Raises:
+    ValueError: if `every` is not positive.
+  """
+  if every is not None and every < 1:
+    raise ValueError(
+      f'every: {every}; weights change every 1 step or more, or None: at the '
+      'end of the trials.'
+    )
+
+  def init(key, trials):
+    model_key, rule_key = jax.random.split(key)
+    params, constants = rule.model.init(model_key, trials)
+    return LearnerState(
+      params=params,
+      constants=constants,
+      rule_state=rule.init(rule_key, params, constants, trials),
+      opt_state=optimizer.init(params),
+      step=jnp.zeros((), jnp.int32),
+    )
+
+  def update(state, key, trials):
+    if not carry:
+      begun = rule.begin(
+        state.params, state.constants, state.rule_state, key, trials
+      )
+      state = state._replace(rule_state=begun)
+
+    def learn(state, window):
+      estimate, rule_state = rule.estimate(
+        state.params, state.constants, state.rule_state, key, window
+      )
+      chex.assert_trees_all_equal_shapes_and_dtypes(
+        estimate.updates, state.params
+      )
+      estimate, shared = devices.mean((estimate, rule_state.shared))
+      updates, opt_state = optimizer.update(
+        estimate.updates, state.opt_state, state.params
+      )
+      learned = state._replace(
+        params=optax.apply_updates(state.params, updates),
+        rule_state=rule_state._replace(shared=shared),
+        opt_state=opt_state,
+      )
+      return learned, {'loss': estimate.loss, **estimate.metrics}
+
+    state, metrics = _over_windows(learn, state, trials, every)
+    return state._replace(step=state.step + 1), metrics
+
+  def predict(state, key, trials):
+    return rule.model.predict(state.params, state.constants, key, trials)
+
+  return Learner(init, update, predict)
+
+
+def _over_windows(learn, state, trials, every):
+  """Scans `learn` over windows of `every` steps; sums the metrics."""
+  num_steps = trials.mask.shape[0]
+  if every is None or every >= num_steps:
+    return learn(state, trials)
+  whole = num_steps // every
+  timed = {name: trials[name] for name in ('inputs', 'targets', 'mask')}
+
+  def windows(x):
+    return x[: whole * every].reshape(whole, every, *x.shape[1:])
+
+  state, metrics = jax.lax.scan(
+    lambda state, window: learn(state, trials.replace(**window)),
+    state,
+    jax.tree.map(windows, timed),
+  )
+  metrics = jax.tree.map(lambda x: jnp.sum(x, axis=0), metrics)
+  if num_steps % every:
+    rest = jax.tree.map(lambda x: x[whole * every :], timed)
+    state, more = learn(state, trials.replace(**rest))
+    metrics = jax.tree.map(jnp.add, metrics, more)
+  return state, metrics

@@ -1,0 +1,157 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a task is, and what tasks of a kind share."""
+
+from collections.abc import Callable, Mapping
+import dataclasses
+from typing import NamedTuple
+
+import chex
+import jax
+import jax.numpy as jnp
+import optax
+
+from bionet_core import interfaces
+
+
+@dataclasses.dataclass(frozen=True)
+class TaskSpec:
+  """The plain facts of a task.
+
+  Attributes:
+    name: the task's name.
+    input_shape: I, the shape of one trial's inputs at one step.
+    num_outputs: O.
+    num_steps: T; 1 for a static task.
+    metric: the main metric.
+    chance: `{metric: value}` of a learner that knows nothing of the inputs.
+    ceiling: `{metric: value}` of the best there can be.
+    loss: name of the loss that gradient learners take.
+    loss_kind: 'per_trial' (a batch's is the mean of its trials') or
+      'population' (a statistic over the trials).
+    num_data: size of a finite training set; None where trials are drawn anew.
+  """
+
+  name: str
+  input_shape: tuple[int, ...]
+  num_outputs: int
+  num_steps: int
+  metric: str
+  chance: Mapping[str, float]
+  ceiling: Mapping[str, float]
+  loss: str
+  loss_kind: str = 'per_trial'
+  num_data: int | None = None
+
+
+class Evaluation(NamedTuple):
+  """Trials that no training draw contains.
+
+  Attributes:
+    num_trials: how many make the evaluation.
+    sample: `(key, index [B]) -> Trials`, index from 0 to num_trials - 1.
+  """
+
+  num_trials: int
+  sample: Callable[[chex.PRNGKey, chex.Array], interfaces.Trials]
+
+
+class Task(NamedTuple):
+  """A task: trials to learn from, trials to be judged by, and the judgement.
+
+  Attributes:
+    spec: the plain facts.
+    sample: `(key, index [B]) -> Trials`, the training trials with these numbers
+      in the run. `index` ascends without gaps; update number s of a run with
+      batches of B takes `s * B + arange(B)`, and a range of updates may be
+      sampled in one call: the same trials come out.
+    evaluations: `{name: Evaluation}`; always 'held_out'.
+    losses: `{name: StepLoss}`; `spec.loss` is one of them.
+    metrics: `(outputs [T, B, O], trials) -> {name: []}`.
+  """
+
+  spec: TaskSpec
+  sample: Callable[[chex.PRNGKey, chex.Array], interfaces.Trials]
+  evaluations: Mapping[str, Evaluation]
+  losses: Mapping[str, interfaces.StepLoss]
+  metrics: Callable[[chex.Array, interfaces.Trials], dict[str, chex.Array]]
+
+
+def cross_entropy(
+  outputs: chex.Array, targets: chex.Array, mask: chex.Array
+) -> tuple[chex.Array, dict[str, chex.Array]]:
+  """Softmax cross-entropy in nats, and accuracy.
+
+    loss = mean_b mask_b (log sum_o exp(outputs_bo) - outputs_b,targets_b)
+
+  Args:
+    outputs: scores float `[B, O]`.
+    targets: classes int `[B]`.
+    mask: float `[B]`.
+
+  Returns:
+    The loss `[]` and `{'accuracy': []}`, weighted by the mask.
+  """
+  chex.assert_rank([outputs, targets, mask], [2, 1, 1])
+  chex.assert_type([outputs, targets, mask], [float, int, float])
+  losses = optax.softmax_cross_entropy_with_integer_labels(outputs, targets)
+  hits = jnp.argmax(outputs, axis=-1) == targets
+  return jnp.mean(losses * mask), {'accuracy': jnp.mean(hits * mask)}
+
+
+def sum_over_steps(
+  loss: interfaces.StepLoss,
+) -> Callable[[chex.Array, interfaces.Trials], dict[str, chex.Array]]:
+  """A task's `metrics` from the loss of a step: 'loss' and the loss's own."""
+
+  def metrics(outputs, trials):
+    chex.assert_equal_shape_prefix([outputs, trials.targets, trials.mask], 2)
+    losses, others = jax.vmap(loss)(outputs, trials.targets, trials.mask)
+    return jax.tree.map(jnp.sum, {'loss': losses, **others})
+
+  return metrics
+
+
+def epoch_order(
+  key: chex.PRNGKey, index: chex.Array, num_data: int
+) -> chex.Array:
+  """Which of `num_data` samples each trial of the run takes.
+
+  Every epoch is a fresh permutation, so each sample comes exactly once an
+  epoch; a batch may straddle the border of two. The state of the data is the
+  trial's number alone. One permutation an epoch that `index` may touch: sample
+  a long range in one call, outside the compiled loop over updates.
+
+  Args:
+    key: the run's data key.
+    index: int `[B]`, ascending without gaps.
+    num_data: the size of the data.
+
+  Returns:
+    int `[B]`, from 0 to num_data - 1.
+  """
+  chex.assert_rank(index, 1)
+  epoch = index // num_data
+  num_epochs = (index.shape[0] - 1) // num_data + 2
+  orders = jax.vmap(
+    lambda e: jax.random.permutation(jax.random.fold_in(key, e), num_data)
+  )(epoch[0] + jnp.arange(num_epochs))
+  return orders[epoch - epoch[0], index % num_data]
+
+
+def static_trials(
+  inputs: chex.Array, classes: chex.Array, index: chex.Array
+) -> interfaces.Trials:
+  """Trials of one step: inputs `[B, *I]`, classes int `[B]`."""
+  return interfaces.Trials(
+    inputs=inputs[None],
+    targets=classes[None],
+    mask=jnp.ones((1, index.shape[0])),
+    index=index,
+  )
+
+
+def check_positive(**sizes: int) -> None:
+  """Raises ValueError for the first size that is less than 1, by name."""
+  for name, size in sizes.items():
+    if size < 1:
+      raise ValueError(f'task.{name} is {size}; it must be at least 1.')

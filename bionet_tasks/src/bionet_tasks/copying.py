@@ -1,0 +1,81 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Copying: remember a sequence of symbols through a delay, then say it."""
+
+import math
+
+import jax
+import jax.numpy as jnp
+
+from bionet_core import interfaces
+from bionet_tasks import base
+
+_ALPHABET = 8
+_BLANK, _TRIGGER = 0, _ALPHABET + 1
+
+
+def copying(
+  *, num_symbols: int = 10, time_lag: int = 10, num_held_out: int = 1000
+) -> base.Task:
+  """A sequence, a lag, and as many steps of a trigger that asks for it.
+
+    t in [0, S):          a symbol, uniform on 1..8
+    t in [S, S + lag):    blank (0)
+    t in [S + lag, T):    trigger (9); asked: the symbol of step t - S - lag
+
+  with S = num_symbols and T = 2 S + time_lag; inputs one-hot in 10. The targets
+  are classes 0..7 (symbol - 1). Chance is ln 8 nats and accuracy 1/8, ceiling 0
+  and 1. Trials are drawn anew, each a function of its number and the key.
+
+  Args:
+    num_symbols: S, the length of the sequence.
+    time_lag: steps between sequence and trigger, 0 or more.
+    num_held_out: trials of the held-out evaluation.
+
+  Raises:
+    ValueError: for a size out of range.
+  """
+  base.check_positive(num_symbols=num_symbols, num_held_out=num_held_out)
+  if time_lag < 0:
+    raise ValueError(f'task.time_lag is {time_lag}; it must be 0 or more.')
+  num_steps = 2 * num_symbols + time_lag
+
+  def trial(key):
+    symbols = jax.random.randint(key, (num_symbols,), 0, _ALPHABET)
+    inputs = jnp.concatenate(
+      [
+        symbols + 1,
+        jnp.full(time_lag, _BLANK),
+        jnp.full(num_symbols, _TRIGGER),
+      ]
+    )
+    silent = jnp.zeros(num_symbols + time_lag, symbols.dtype)
+    return (
+      jax.nn.one_hot(inputs, _ALPHABET + 2),
+      jnp.concatenate([silent, symbols]),
+    )
+
+  def sample(key, index):
+    keys = jax.vmap(lambda i: jax.random.fold_in(key, i))(index)
+    inputs, targets = jax.vmap(trial, out_axes=1)(keys)
+    asked = jnp.arange(num_steps) >= num_symbols + time_lag
+    mask = jnp.broadcast_to(asked[:, None] / num_symbols, targets.shape)
+    return interfaces.Trials(
+      inputs=inputs, targets=targets, mask=mask, index=index
+    )
+
+  return base.Task(
+    spec=base.TaskSpec(
+      name='copying',
+      input_shape=(_ALPHABET + 2,),
+      num_outputs=_ALPHABET,
+      num_steps=num_steps,
+      metric='accuracy',
+      chance={'accuracy': 1 / _ALPHABET, 'loss': math.log(_ALPHABET)},
+      ceiling={'accuracy': 1.0, 'loss': 0.0},
+      loss='cross_entropy',
+    ),
+    sample=sample,
+    evaluations={'held_out': base.Evaluation(num_held_out, sample)},
+    losses={'cross_entropy': base.cross_entropy},
+    metrics=base.sum_over_steps(base.cross_entropy),
+  )
