@@ -32,7 +32,7 @@ class SequentialOrchestrator:
     schedule: 'sequential' or 'parallel'.
     stop_at_fixed_point: end a phase when a sweep changed nothing. The states
       are bitwise those of all sweeps: a deterministic network stays where it
-      is. Saves about half the time on a CPU; on an accelerator the test of the
+      is. Saves up to half the time on a CPU; on an accelerator the test of the
       loop may cost more than it saves.
   """
 
@@ -151,7 +151,7 @@ class SequentialOrchestrator:
         for sender in moving[row]:
           field += self._message((row, sender), weights, source)
         after = self.layer_map[row, row].activation(field)
-        num_changed += jnp.sum(after != before[row])
+        num_changed += jnp.sum(after != before[row], dtype=field.dtype)
         state = state.at_row(row, after)
       return state, num_changed / num_units
 

@@ -1,0 +1,58 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Any task, any cell or network, any learner, from their own defaults.
+
+  python -m experiments.train --workdir=runs/mine \
+    --config=experiments/configs/compose.py:copying,lstm,bptt
+
+The sections hold every argument of the three factories with its default, so
+all of them can be overridden. Built-in names and those of installed plugins
+(`--list` prints them) work alike; so does `my_module:my_rule`.
+"""
+
+import inspect
+import types
+import typing
+
+from ml_collections import config_dict
+
+from bionet_core import plugins
+from experiments import build
+from experiments.configs import base
+
+
+def get_config(choice: str = 'prototypes,asymmetric,local_plasticity'):
+  """The config of `TASK,NETWORK,LEARNER`."""
+  names = choice.split(',')
+  if len(names) != 3:
+    raise ValueError(
+      f'compose.py:{choice}: name a task, a network and a learner, e.g. '
+      'compose.py:copying,gru,bptt.'
+    )
+  task, network, learner = names
+  config = base.base_config()
+  config.num_steps = 500
+  groups = {
+    'task': ('bionet.tasks', task),
+    'network': (build.dynamics_group(network), network),
+    'learner': ('bionet.learners', learner),
+  }
+  for section, (group, name) in groups.items():
+    factory = plugins.load(group, name, build.BUILTIN[group])
+    config[section].name = name
+    for parameter in inspect.signature(factory).parameters.values():
+      if parameter.kind is parameter.KEYWORD_ONLY:
+        config[section][parameter.name] = _default(parameter)
+  if 'seed' in config.task:
+    config.task.seed = config.get_ref('seed')
+  return config
+
+
+def _default(parameter: inspect.Parameter):
+  """The parameter's default; a typed placeholder where there is none."""
+  if parameter.default not in (inspect.Parameter.empty, None):
+    return parameter.default
+  kind = parameter.annotation
+  if isinstance(kind, types.UnionType):
+    kind = next(k for k in typing.get_args(kind) if k is not types.NoneType)
+  required = parameter.default is inspect.Parameter.empty
+  return config_dict.placeholder(kind, required=required)

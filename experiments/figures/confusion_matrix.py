@@ -1,0 +1,46 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The confusion matrix of a classification: which class is taken for which."""
+
+import pathlib
+
+import chex
+from matplotlib import figure
+import numpy as np
+from sklearn import metrics
+
+from bionet_core import interfaces
+
+
+def draw(
+  outputs: chex.Array, trials: interfaces.Trials, path: pathlib.Path
+) -> None:
+  """Draws the shares of predictions for each class, over all asked steps.
+
+  Args:
+    outputs: scores float `[T, B, O]`.
+    trials: with int classes `[T, B]`.
+    path: the PNG to write.
+  """
+  asked = np.asarray(trials.mask) > 0
+  truth = np.asarray(trials.targets)[asked]
+  predicted = np.argmax(np.asarray(outputs), axis=-1)[asked]
+  classes = np.arange(outputs.shape[-1])
+  shares = metrics.confusion_matrix(
+    truth, predicted, labels=classes, normalize='true'
+  )
+  canvas = figure.Figure(figsize=(5, 4.4), layout='constrained')
+  axes = canvas.subplots()
+  image = axes.imshow(shares, cmap='Blues', vmin=0, vmax=1)
+  canvas.colorbar(image, label='share of the true class')
+  if len(classes) <= 12:
+    for i, j in np.ndindex(shares.shape):
+      if shares[i, j] >= 0.005:
+        axes.text(
+          j, i, f'{shares[i, j]:.2f}'.lstrip('0'), ha='center', va='center',
+          fontsize=7, color='white' if shares[i, j] > 0.5 else '0.2',
+        )
+  axes.set(
+    xlabel='predicted class', ylabel='true class', xticks=classes,
+    yticks=classes, title=f'{len(truth):,} held-out answers',
+  )
+  canvas.savefig(path, dpi=150)

@@ -1,0 +1,66 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What suites share that measure accuracy over several seeds."""
+
+from collections.abc import Callable, Mapping
+import time
+
+import numpy as np
+from scipy import stats
+
+from bionet_tasks import base as tasks
+from experiments import build
+from experiments import evaluate
+from experiments import train
+
+
+def held_out(config, overrides: Mapping[str, object], seed: int) -> float:
+  """Trains a config and returns its main metric on the held-out trials.
+
+  Args:
+    config: the config; it is changed.
+    overrides: `{dotted path: value}`.
+    seed: of the run, and of all that follows it.
+  """
+  config.seed = seed
+  config.update_from_flattened_dict(overrides)
+  run = build.build(config)
+  state = train.init(run)
+  advance = train.make_advance(run)
+  state, _ = train.advance_to(run.num_steps, 0, state, advance, run)
+  metrics, _, _ = evaluate.score(
+    run.learner,
+    state,
+    run.task,
+    run.task.evaluations['held_out'],
+    run.keys.evaluation,
+  )
+  return metrics[run.task.spec.metric]
+
+
+def arrays(task: tasks.Task):
+  """Inputs and classes of a finite static task: training, then held out."""
+  data = evaluate.on_training_trials(task)
+  for evaluation in (data, task.evaluations['held_out']):
+    keys = build.make_keys(0)
+    trials = evaluation.sample(keys.data, np.arange(evaluation.num_trials))
+    yield np.asarray(trials.inputs[0], float), np.asarray(trials.targets[0])
+
+
+def row(name: str, score: Callable[[int], float], seeds: list[int]) -> dict:
+  """One line of a table: mean, its lower 95 % bound, and each seed's value."""
+  began = time.process_time()
+  values = [score(seed) for seed in seeds]
+  seconds = (time.process_time() - began) / len(seeds)
+  mean = float(np.mean(values))
+  bound = float('nan')
+  if len(values) > 1:
+    error = np.std(values, ddof=1) / np.sqrt(len(values))
+    bound = mean - float(stats.t.ppf(0.95, len(values) - 1) * error)
+  return {
+    'learner': name,
+    'mean': mean,
+    'lower 95 %': bound,
+    'min': float(min(values)),
+    'max': float(max(values)),
+    'CPU s each': round(seconds, 1),
+  }
