@@ -2,7 +2,7 @@
 """Measures: speed against a floor, accuracy against baselines.
 
   python -m experiments.bench --suite=relaxation
-  python -m experiments.bench --suite=prototypes --seeds=0,1,2,3,4
+  python -m experiments.bench --suite=prototypes --seeds=0,1,2 --only=best
 
 Every suite prints a table; `--output=FILE.json` also keeps its rows.
 """
@@ -33,7 +33,9 @@ def table(rows: list[dict]) -> str:
   cells = [names] + [[_cell(row[name]) for name in names] for row in rows]
   widths = [max(len(line[i]) for line in cells) for i in range(len(names))]
   lines = [
-    '  '.join(cell.ljust(width) for cell, width in zip(line, widths, strict=True))
+    '  '.join(
+      cell.ljust(width) for cell, width in zip(line, widths, strict=True)
+    )
     for line in cells
   ]
   lines.insert(1, '  '.join('-' * width for width in widths))
@@ -47,13 +49,20 @@ def _cell(value) -> str:
 def _main(argv: list[str]) -> None:
   del argv
   suite = importlib.import_module(f'experiments.suites.{_SUITE.value}')
-  with commandline.bad_input():
+  try:
     seeds = [int(seed) for seed in _SEEDS.value or suite.SEEDS]
-  rows = suite.run(seeds)
+  except ValueError as error:
+    commandline.refuse(f'--seeds: {error}')
+  output = pathlib.Path(_OUTPUT.value or '.').absolute()
+  if not output.parent.is_dir():
+    commandline.refuse(f'--output={_OUTPUT.value}: no folder {output.parent}.')
+  rows = suite.run(seeds, _ONLY.value)
+  if not rows:
+    commandline.refuse(f'no row of {_SUITE.value} has {_ONLY.value!r} in it.')
   print(table(rows))
   if _OUTPUT.value:
     content = {'suite': _SUITE.value, 'seeds': seeds, 'rows': rows}
-    workdirs.write_json(pathlib.Path(_OUTPUT.value).absolute(), content)
+    workdirs.write_json(output, content)
 
 
 if __name__ == '__main__':
@@ -67,6 +76,9 @@ if __name__ == '__main__':
   )
   _SEEDS = flags.DEFINE_list(
     'seeds', None, "Seeds or splits, e.g. 0,1,2; by default the suite's own."
+  )
+  _ONLY = flags.DEFINE_string(
+    'only', '', 'Measure only the rows with this in their name.'
   )
   _OUTPUT = flags.DEFINE_string('output', None, 'A JSON file for the rows.')
   commandline.run(_main)

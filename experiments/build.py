@@ -1,25 +1,22 @@
 # SPDX-License-Identifier: Apache-2.0
 """From a config to a task, dynamics and a learner: the only reader of names."""
 
-from collections.abc import Callable, Mapping
 import difflib
 import inspect
 import math
+from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
-import chex
 import jax
 import jax.numpy as jnp
 import ml_collections
 import optax
 
 import bionet_core
-from bionet_core import interfaces
-from bionet_core import plugins
-from bionet_core import unroll
 import bionet_learners
-from bionet_learners import base as learners
 import bionet_tasks
+from bionet_core import interfaces, plugins, unroll
+from bionet_learners import base as learners
 from bionet_tasks import base as tasks
 
 BUILTIN: Mapping[str, Mapping[str, str]] = {
@@ -36,6 +33,8 @@ _OPTIMIZERS: Mapping[str, Callable[..., optax.GradientTransformation]] = {
   'sgd': optax.sgd,
 }
 
+_MAX_TRIALS = 2**31 - 1  # trials are numbered by int32
+
 # Settings of config.learner that belong to `descend`, not to the rule.
 _SCHEDULE = ('every', 'carry')
 
@@ -50,10 +49,10 @@ class Keys(NamedTuple):
     evaluation: held-out trials and their noise.
   """
 
-  init: chex.PRNGKey
-  data: chex.PRNGKey
-  noise: chex.PRNGKey
-  evaluation: chex.PRNGKey
+  init: jax.Array
+  data: jax.Array
+  noise: jax.Array
+  evaluation: jax.Array
 
 
 class Run(NamedTuple):
@@ -89,6 +88,7 @@ def build(config: ml_collections.ConfigDict) -> Run:
     KeyError, TypeError, ValueError: for a name, a setting or a combination that
       cannot be; the message says which and what is possible.
   """
+  _check_numbers(config)
   task = make('bionet.tasks', 'task', config.task)
   num_steps = _num_steps(config, task)
   rule = make_rule(config, task)
@@ -163,7 +163,7 @@ def dynamics_group(name: str) -> str:
   for group, names in groups.items():
     if name in names:
       return group
-  known = sorted(sum(groups.values(), []))
+  known = sorted(name for names in groups.values() for name in names)
   raise KeyError(
     f'no network named {name!r}.{_near(name, known)} '
     f'There are: {", ".join(known)}.'
@@ -171,7 +171,9 @@ def dynamics_group(name: str) -> str:
 
 
 def make_optimizer(
-  settings: ml_collections.ConfigDict, num_steps: int, params: chex.ArrayTree
+  settings: ml_collections.ConfigDict,
+  num_steps: int,
+  params: interfaces.ArrayTree,
 ) -> optax.GradientTransformation:
   """The optimizer of a config's section.
 
@@ -209,7 +211,7 @@ def make_optimizer(
       )
     _check_rate(f'learning_rates.{module}', module_rate)
   _check_rate('learning_rate', rate)
-  if clip_norm < 0:
+  if not clip_norm >= 0:
     raise ValueError(f'optimizer.clip_norm is {clip_norm}; 0 means none.')
 
   def one(peak):
@@ -233,15 +235,38 @@ def make_optimizer(
   return optimizer
 
 
-def count(tree: chex.ArrayTree) -> int:
+def count(tree: interfaces.ArrayTree) -> int:
   """Numbers in a tree of arrays."""
   return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(tree))
 
 
-def _num_steps(config, task) -> int:
+def _check_numbers(config) -> None:
   for name in ('batch_size', 'log_every', 'eval_every'):
     if config[name] < 1:
       raise ValueError(f'{name} is {config[name]}; it must be at least 1.')
+  every = config.learner.get('every') or 0
+  if every < 0:
+    raise ValueError(
+      f'learner.every is {every}; it must be 0 (at the end of the trials) or '
+      'more.'
+    )
+  if not 0 <= config.seed < 2**32:
+    raise ValueError(
+      f'seed is {config.seed}; it must be at least 0 and below 2**32.'
+    )
+
+
+def _num_steps(config, task) -> int:
+  num_steps = _asked_steps(config, task)
+  if num_steps * config.batch_size > _MAX_TRIALS:
+    raise ValueError(
+      f'batch_size {config.batch_size} x {num_steps} updates is more than '
+      f'{_MAX_TRIALS} trials, the last that a 32-bit number counts.'
+    )
+  return num_steps
+
+
+def _asked_steps(config, task) -> int:
   num_data = task.spec.num_data
   if num_data is not None and config.batch_size > num_data:
     raise ValueError(
@@ -266,7 +291,7 @@ def _plain(settings) -> dict:
 
 
 def _check_rate(name: str, rate: float) -> None:
-  if rate < 0:
+  if not 0 <= rate < math.inf:
     raise ValueError(f'optimizer.{name} is {rate}; it must be 0 or more.')
 
 
@@ -279,9 +304,10 @@ def _check_instance(made: object, kinds: tuple[type, ...], what: str) -> None:
 
 
 def _check_keywords(factory, section: str, name: str, keywords) -> None:
+  parameters = inspect.signature(factory).parameters.values()
   known = [
     p.name
-    for p in inspect.signature(factory).parameters.values()
+    for p in parameters
     if p.kind in (p.KEYWORD_ONLY, p.POSITIONAL_OR_KEYWORD)
   ]
   for keyword in keywords:
@@ -290,6 +316,12 @@ def _check_keywords(factory, section: str, name: str, keywords) -> None:
         f'{section}.{keyword} is no setting of {name!r}.'
         f'{_near(keyword, known)} To start from its own settings, use '
         '--config=experiments/configs/compose.py:TASK,NETWORK,LEARNER.'
+      )
+  for p in parameters:
+    needed = p.kind is p.KEYWORD_ONLY and p.default is p.empty
+    if needed and keywords.get(p.name) is None:
+      raise TypeError(
+        f'{section}.{p.name} has no default; {name!r} needs a value.'
       )
 
 

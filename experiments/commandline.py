@@ -1,17 +1,29 @@
 # SPDX-License-Identifier: Apache-2.0
 """How every binary starts, and how it says what a user got wrong."""
 
-from collections.abc import Callable
 import contextlib
+import difflib
+import pathlib
 import sys
+from collections.abc import Callable
+from typing import NoReturn
 
-from absl import app
-from absl import flags
-from absl import logging
+from absl import app, flags, logging
 from ml_collections import config_flags
 
 BAD_INPUT = 2
 """Exit status where the user asked for something impossible."""
+
+# What a wrong name, value, file or third-party module ends in.
+_WRONG = (
+  ValueError,
+  TypeError,
+  LookupError,
+  AttributeError,
+  OSError,
+  ImportError,
+  SyntaxError,
+)
 
 _DEBUG = flags.DEFINE_bool(
   'debug', False, 'Show the whole traceback of an error, not its one line.'
@@ -41,16 +53,16 @@ def bad_input():
   """
   try:
     yield
-  except (ValueError, TypeError, KeyError, AttributeError, OSError) as error:
+  except _WRONG as error:
     if flags.FLAGS.is_parsed() and _DEBUG.value:
       raise
     refuse(_message(error))
 
 
-def refuse(message: str) -> None:
+def refuse(message: str, status: int = BAD_INPUT) -> NoReturn:
   """Ends the program: one line on standard error, exit status 2."""
   print('error: ' + ' '.join(message.split()), file=sys.stderr)
-  sys.exit(BAD_INPUT)
+  sys.exit(status)
 
 
 def _parse(argv: list[str]) -> list[str]:
@@ -58,19 +70,38 @@ def _parse(argv: list[str]) -> list[str]:
     rest = flags.FLAGS(argv)
     if 'config' in flags.FLAGS:
       _ = flags.FLAGS.config  # a file that failed to load says so here
-  except (flags.Error, OSError, LookupError, AttributeError) as error:
-    refuse(_message(error))
-  except (TypeError, ValueError) as error:  # of get_config: e.g. its variant
+  except (flags.Error, *_WRONG) as error:  # get_config's own among them
     refuse(_message(error))
   if len(rest) > 1:
     refuse(f'unknown argument {rest[1]!r}; every setting is a --flag.')
   return rest
 
 
-def _message(error: Exception) -> str:
+def _message(error: BaseException) -> str:
+  # absl and ml_collections wrap what get_config raised, traceback and all.
+  while 'Error whilst parsing config file' in str(error) and error.__context__:
+    error = error.__context__
+  if str(error).startswith('Configuration is not available'):
+    return _no_config(error.__cause__)
+  if isinstance(error, OSError) and error.strerror and error.filename:
+    return f'{error.filename}: {error.strerror}'
+  first = error.args[0] if len(error.args) == 1 else None
+  if isinstance(first, KeyError):  # ml_collections raises AttributeError of it
+    return _message(first)
   # str() of a KeyError is the repr of its argument, newlines escaped.
-  text = str(error.args[0]) if error.args and len(error.args) == 1 else ''
-  text = text or str(error) or type(error).__name__
-  if text.startswith('Configuration is not available'):
-    text = '--config: ' + text.split('Failed loading config file')[-1]
+  text = str(first or error) or type(error).__name__
+  key, *hint = text.split('\n')
+  if isinstance(error, KeyError) and ' ' not in key:  # nothing but the key
+    return ' '.join([f'the config has no key {key}.', *hint])
   return text
+
+
+def _no_config(error: BaseException | None) -> str:
+  name = config_flags.get_config_filename(flags.FLAGS['config'])
+  path = pathlib.Path(name.partition(':')[0])
+  if path.exists():
+    return f'--config={name}: {error}'
+  known = [str(file) for file in path.parent.glob('[!_]*.py')]
+  near = difflib.get_close_matches(str(path), known, n=1)
+  hint = f' Did you mean {near[0]!r}?' if near else ''
+  return f'--config={name}: there is no file {str(path)!r}.{hint}'

@@ -1,26 +1,30 @@
 # SPDX-License-Identifier: Apache-2.0
 """Scores a trained learner on every evaluation of its task.
 
+How to start it:
+
   python -m experiments.evaluate --workdir=runs/prototypes
 """
 
 import math
 import pathlib
+from collections.abc import Callable
 
-from absl import flags
-import chex
 import jax
 import jax.numpy as jnp
+from absl import flags
 
-from bionet_core import interfaces
+from bionet_core import interfaces, unroll
 from bionet_learners import base as learners
 from bionet_learners.training import checkpoints
 from bionet_tasks import base as tasks
-from experiments import build
-from experiments import commandline
+from experiments import build, commandline
 from experiments import workdir as workdirs
 
 _MAX_CHUNK = 1000  # trials predicted at once: bounds the memory
+
+
+Score = tuple[dict[str, float], jax.Array, interfaces.Trials]
 
 
 def score(
@@ -28,22 +32,32 @@ def score(
   state: learners.LearnerState,
   task: tasks.Task,
   evaluation: tasks.Evaluation,
-  key: chex.PRNGKey,
-) -> tuple[dict[str, float], chex.Array, interfaces.Trials]:
-  """Predicts all trials of an evaluation and measures the predictions.
+  key: jax.Array,
+) -> Score:
+  """Scores one state: `make_score` for a single use."""
+  return make_score(learner, task, evaluation, key)(state)
+
+
+def make_score(
+  learner: learners.Learner,
+  task: tasks.Task,
+  evaluation: tasks.Evaluation,
+  key: jax.Array,
+) -> Callable[[learners.LearnerState], Score]:
+  """What predicts all trials of an evaluation and measures the predictions.
 
   Trials are predicted in chunks of one size; metrics are those of all trials
-  together, so the chunks change nothing.
+  together, so the chunks change nothing. Compiled at the first call only.
 
   Args:
     learner: the learner; its `predict` reads no targets.
-    state: its state.
     task: gives the metrics.
     evaluation: the trials.
     key: of the trials and of their noise.
 
   Returns:
-    The metrics as floats, the outputs `[T, B, O]` and the trials.
+    From the learner's state to the metrics as floats, the outputs `[T, B, O]`
+    and the trials.
   """
   sample_key, noise_key = jax.random.split(key)
   total = evaluation.num_trials
@@ -62,15 +76,18 @@ def score(
         state, noise_key, interfaces.Trials(index=trials.index[index], **part)
       )
 
-    timed = {name: trials[name] for name in ('inputs', 'targets', 'mask')}
+    timed = unroll.timed(trials)
     index = jnp.arange(num_chunks * chunk).reshape(num_chunks, chunk)
     outputs = jnp.moveaxis(jax.lax.map(predict, index), 0, 1)
     outputs = outputs.reshape(outputs.shape[0], -1, *outputs.shape[3:])
     outputs = outputs[:, :total]
     return task.metrics(outputs, trials), outputs, trials
 
-  metrics, outputs, trials = run(state)
-  return {k: float(v) for k, v in metrics.items()}, outputs, trials
+  def scored(state):
+    metrics, outputs, trials = run(state)
+    return {k: float(v) for k, v in metrics.items()}, outputs, trials
+
+  return scored
 
 
 def on_training_trials(task: tasks.Task) -> tasks.Evaluation:

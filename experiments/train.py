@@ -1,34 +1,33 @@
 # SPDX-License-Identifier: Apache-2.0
 """Trains what a config says, into a folder.
 
+How to start it:
+
   python -m experiments.train --config=experiments/configs/prototypes.py \
     --workdir=runs/prototypes [--config.batch_size=32 ...]
   python -m experiments.train --list
 """
 
+import dataclasses
 import functools
 import math
 import pathlib
 import sys
 import time
 
-from absl import flags
 import jax
 import jax.numpy as jnp
 import ml_collections
 import numpy as np
 import tqdm
+from absl import flags
 
-from bionet_core import plugins
+from bionet_core import plugins, unroll
 from bionet_learners import base as learners
-from bionet_learners.training import checkpoints
-from bionet_learners.training import writers
-from experiments import build
-from experiments import commandline
-from experiments import evaluate
+from bionet_learners.training import checkpoints, writers
+from experiments import build, commandline, evaluate
 from experiments import workdir as workdirs
-from experiments.figures import confusion_matrix
-from experiments.figures import learning_curve
+from experiments.figures import confusion_matrix, learning_curve
 
 _RANGE_BYTES = 256 * 2**20  # most that the trials of one compiled range take
 
@@ -54,11 +53,10 @@ def make_advance(run: build.Run):
       x = x.reshape(x.shape[0], count, size, *x.shape[2:])
       return jnp.moveaxis(x, 1, 0)
 
-    batches = trials.replace(
-      inputs=split(trials.inputs),
-      targets=split(trials.targets),
-      mask=split(trials.mask),
+    batches = dataclasses.replace(
+      trials,
       index=index.reshape(count, size),
+      **jax.tree.map(split, unroll.timed(trials)),
     )
     state, metrics = jax.lax.scan(
       lambda state, batch: run.learner.update(state, run.keys.noise, batch),
@@ -92,7 +90,7 @@ def train(
     The content of result.json.
 
   Raises:
-    FloatingPointError: if the loss is NaN or infinite; names the updates.
+    FloatingPointError: if a metric is NaN or infinite; names the updates.
   """
   start = time.perf_counter()
   state = init(run)
@@ -104,14 +102,18 @@ def train(
     rows.append({'step': step, 'split': split, **metrics})
 
   def evaluate_now(step):
-    metrics, outputs, trials = evaluate.score(
-      run.learner, state, run.task, held_out, run.keys.evaluation
-    )
+    metrics, outputs, trials = score_held_out(state)
+    _check_finite(f'held out after {step}', metrics)
     log('eval', step, metrics)
     _say(f'held out after {step}: {evaluate.describe(metrics)}')
     return metrics, outputs, trials
 
-  held_out = run.task.evaluations['held_out']
+  score_held_out = evaluate.make_score(
+    run.learner,
+    run.task,
+    run.task.evaluations['held_out'],
+    run.keys.evaluation,
+  )
   advance = make_advance(run)
   with (
     writers.MetricsWriter(workdir) as writer,
@@ -125,11 +127,7 @@ def train(
       border = _next_border(step, run.num_steps, config)
       began = time.perf_counter()
       state, metrics = advance_to(border, step, state, advance, run)
-      if not all(math.isfinite(value) for value in metrics.values()):
-        raise FloatingPointError(
-          f'updates {step} to {border}: a metric is not finite ({metrics}). '
-          'Try a smaller learning rate, or optimizer.clip_norm.'
-        )
+      _check_finite(f'updates {step} to {border}', metrics)
       log('train', border, metrics)
       bar.update(border - step)
       pace = clock.tick(time.perf_counter() - began, step, border)
@@ -190,7 +188,9 @@ def advance_to(border, step, state, advance, run):
   one = jax.eval_shape(
     run.task.sample, run.keys.data, jnp.arange(run.batch_size)
   )
-  size = sum(math.prod(x.shape) * x.dtype.itemsize for x in jax.tree.leaves(one))
+  size = sum(
+    math.prod(x.shape) * x.dtype.itemsize for x in jax.tree.leaves(one)
+  )
   most = max(1, _RANGE_BYTES // size)
   parts = []
   while step < border:
@@ -204,6 +204,14 @@ def advance_to(border, step, state, advance, run):
     name: float(np.average([mean[name] for mean in means], weights=counts))
     for name in means[0]
   }
+
+
+def _check_finite(where: str, metrics: dict[str, float]) -> None:
+  if not all(math.isfinite(value) for value in metrics.values()):
+    raise FloatingPointError(
+      f'{where}: a metric is not finite ({metrics}). Try a smaller learning '
+      'rate, or optimizer.clip_norm.'
+    )
 
 
 def _next_border(step: int, num_steps: int, config) -> int:
@@ -252,12 +260,15 @@ def _main(argv: list[str]) -> None:
     print(list_plugins())
     return
   config = flags.FLAGS.config
-  if config is None or _WORKDIR.value is None:
+  if config is None or not _WORKDIR.value:
     commandline.refuse('--config and --workdir are needed (or --list).')
   with commandline.bad_input():
     run = build.build(config)
     workdir = workdirs.create(_WORKDIR.value, config)
-  result = train(config, run, workdir)
+  try:
+    result = train(config, run, workdir)
+  except FloatingPointError as error:
+    commandline.refuse(str(error), status=1)
   metric = run.task.spec.metric
   print(
     f'held-out {metric} {result["eval"][metric]:.4f}, on training trials '

@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The folder of a run: what stands in it, and how it is written.
 
+It holds:
+
   config.json     the resolved config, versions, device, git revision, seed
   metrics.jsonl   one JSON object a line: step, split, scalars
   events.out.*    the same scalars, for TensorBoard
@@ -9,13 +11,13 @@
   result.json     written last: steps, wall seconds, final metrics
 """
 
-from importlib import metadata
 import json
 import os
 import pathlib
 import platform
 import subprocess
 import tempfile
+from importlib import metadata
 
 import jax
 import ml_collections

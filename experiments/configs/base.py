@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The keys that all runs share, and variants of a config."""
 
-from collections.abc import Mapping
 import difflib
+from collections.abc import Mapping
 
 from ml_collections import config_dict
 

@@ -39,11 +39,12 @@ def get_config(choice: str = 'prototypes,asymmetric,local_plasticity'):
   for section, (group, name) in groups.items():
     factory = plugins.load(group, name, build.BUILTIN[group])
     config[section].name = name
-    for parameter in inspect.signature(factory).parameters.values():
+    signature = inspect.signature(factory, eval_str=True)
+    for parameter in signature.parameters.values():
       if parameter.kind is parameter.KEYWORD_ONLY:
         config[section][parameter.name] = _default(parameter)
   if 'seed' in config.task:
-    config.task.seed = config.get_ref('seed')
+    config.task.seed = config.get_oneway_ref('seed')
   return config
 
 
@@ -52,7 +53,9 @@ def _default(parameter: inspect.Parameter):
   if parameter.default not in (inspect.Parameter.empty, None):
     return parameter.default
   kind = parameter.annotation
-  if isinstance(kind, types.UnionType):
+  if typing.get_origin(kind) in (types.UnionType, typing.Union):
     kind = next(k for k in typing.get_args(kind) if k is not types.NoneType)
-  required = parameter.default is inspect.Parameter.empty
-  return config_dict.placeholder(kind, required=required)
+  kind = typing.get_origin(kind) or kind
+  known = isinstance(kind, type) and kind is not inspect.Parameter.empty
+  # Not `required`: that would refuse the config before any override is read.
+  return config_dict.placeholder(kind if known else object)

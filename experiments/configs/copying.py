@@ -19,7 +19,7 @@ from experiments.configs import base
 def get_config(variant: str = 'bptt') -> config_dict.ConfigDict:
   """The config of a variant."""
   config = base.base_config()
-  config.batch_size = 64
+  config.batch_size = 256
   config.num_steps = 500
   config.log_every = 50
   config.eval_every = 100

@@ -3,16 +3,16 @@
 
 import pathlib
 
-import chex
-from matplotlib import figure
+import jax
 import numpy as np
+from matplotlib import figure
 from sklearn import metrics
 
 from bionet_core import interfaces
 
 
 def draw(
-  outputs: chex.Array, trials: interfaces.Trials, path: pathlib.Path
+  outputs: jax.Array, trials: interfaces.Trials, path: pathlib.Path
 ) -> None:
   """Draws the shares of predictions for each class, over all asked steps.
 
@@ -36,11 +36,19 @@ def draw(
     for i, j in np.ndindex(shares.shape):
       if shares[i, j] >= 0.005:
         axes.text(
-          j, i, f'{shares[i, j]:.2f}'.lstrip('0'), ha='center', va='center',
-          fontsize=7, color='white' if shares[i, j] > 0.5 else '0.2',
+          j,
+          i,
+          f'{shares[i, j]:.2f}'.lstrip('0'),
+          ha='center',
+          va='center',
+          fontsize=7,
+          color='white' if shares[i, j] > 0.5 else '0.2',
         )
   axes.set(
-    xlabel='predicted class', ylabel='true class', xticks=classes,
-    yticks=classes, title=f'{len(truth):,} held-out answers',
+    xlabel='predicted class',
+    ylabel='true class',
+    xticks=classes,
+    yticks=classes,
+    title=f'{len(truth):,} held-out answers',
   )
   canvas.savefig(path, dpi=150)

@@ -1,11 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """The learning curve: what is descended, and what it is worth held out."""
 
-from collections.abc import Mapping, Sequence
 import pathlib
+from collections.abc import Mapping, Sequence
 
-from matplotlib import figure
-from matplotlib import ticker
+from matplotlib import figure, ticker
 
 from bionet_tasks import base as tasks
 
@@ -36,7 +35,10 @@ def draw(
     ):
       if name in values:
         axes.axhline(
-          values[name], color='0.45', linestyle=style, linewidth=1.2,
+          values[name],
+          color='0.45',
+          linestyle=style,
+          linewidth=1.2,
           label=f'{level} {values[name]:.3g}',
         )
     axes.set_xlabel('updates')

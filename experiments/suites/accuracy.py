@@ -1,16 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
 """What suites share that measure accuracy over several seeds."""
 
-from collections.abc import Callable, Mapping
 import time
+from collections.abc import Callable, Mapping
 
 import numpy as np
 from scipy import stats
 
 from bionet_tasks import base as tasks
-from experiments import build
-from experiments import evaluate
-from experiments import train
+from experiments import build, evaluate, train
 
 
 def held_out(config, overrides: Mapping[str, object], seed: int) -> float:
@@ -46,8 +44,17 @@ def arrays(task: tasks.Task):
     yield np.asarray(trials.inputs[0], float), np.asarray(trials.targets[0])
 
 
+def rows(
+  scores: Mapping[str, Callable[[int], float]], seeds: list[int], only: str
+) -> list[dict]:
+  """The lines of a table: those of `scores` with `only` in their name."""
+  return [
+    row(name, score, seeds) for name, score in scores.items() if only in name
+  ]
+
+
 def row(name: str, score: Callable[[int], float], seeds: list[int]) -> dict:
-  """One line of a table: mean, its lower 95 % bound, and each seed's value."""
+  """One line: mean over seeds, its lower 95 % bound, and the seeds' range."""
   began = time.process_time()
   values = [score(seed) for seed in seeds]
   seconds = (time.process_time() - began) / len(seeds)

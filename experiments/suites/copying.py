@@ -7,12 +7,10 @@ from experiments.suites import accuracy
 SEEDS = (0, 1, 2)
 
 
-def run(seeds: list[int]) -> list[dict]:
+def run(seeds: list[int], only: str = '') -> list[dict]:
   """One row: BPTT on the stock GRU."""
-  return [
-    accuracy.row(
-      'bptt, hk.GRU(128)',
-      lambda seed: accuracy.held_out(configs.get_config('bptt'), {}, seed),
-      seeds,
-    )
-  ]
+  return accuracy.rows({'bptt, hk.GRU(128)': _bptt}, seeds, only)
+
+
+def _bptt(seed: int) -> float:
+  return accuracy.held_out(configs.get_config('bptt'), {}, seed)

@@ -14,8 +14,7 @@ import time
 import jax
 import jax.numpy as jnp
 
-from experiments import build
-from experiments import train
+from experiments import build, train
 from experiments.configs import prototypes as configs
 
 SEEDS = (0,)
@@ -23,7 +22,7 @@ _UPDATES = 63
 _ROUNDS = 21
 
 
-def run(seeds: list[int]) -> list[dict]:
+def run(seeds: list[int], only: str = '') -> list[dict]:
   """Rows: CPU ms an update, and the median ratio to the floor of its round."""
   # Threads that wait for each other burn CPU time; one core is comparable. This
   # must come before JAX starts its own threads.
@@ -39,6 +38,8 @@ def run(seeds: list[int]) -> list[dict]:
   times = {name: [] for name in subjects}
   for round_ in range(_ROUNDS + 1):
     for name, subject in subjects.items():
+      if name != floor and only not in name:
+        continue
       began = time.process_time()
       subject()
       if round_:  # the first one compiles
@@ -48,11 +49,11 @@ def run(seeds: list[int]) -> list[dict]:
       'update': name,
       'CPU ms': statistics.median(values),
       'x floor': statistics.median(
-        value / base
-        for value, base in zip(values, times[floor], strict=True)
+        value / base for value, base in zip(values, times[floor], strict=True)
       ),
     }
     for name, values in times.items()
+    if values
   ]
 
 

@@ -2,8 +2,8 @@
 """The types that the packages of bionet meet in. Nothing else is here.
 
 Letters: T steps, B trials, I inputs, O outputs, N units. Arrays are time-major,
-`[T, B, ...]`. Arguments come in the order `params, constants, state, keys, data`
-(those that apply), results as `(result, new_state)`.
+`[T, B, ...]`. Arguments come in the order `params, constants, state, keys,
+data` (those that apply), results as `(result, new_state)`.
 
 `params` is what learns: a nested dict of float arrays. `constants` is what does
 not (frozen weights, masks, margins): drawn once by `init`, kept and
@@ -11,13 +11,23 @@ checkpointed beside the parameters, never shown to an optimizer. `keys` are
 typed PRNG keys `[B]`, one a trial (see `bionet_core.unroll`).
 """
 
+import dataclasses
 from collections.abc import Callable
-from typing import NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import chex
+import jax
+
+ArrayTree = Any
+"""A tree of arrays: nested dicts, tuples and records."""
+
+if TYPE_CHECKING:  # type checkers do not know that chex's is a dataclass
+  _dataclass = dataclasses.dataclass
+else:
+  _dataclass = chex.dataclass
 
 
-@chex.dataclass(frozen=True)
+@_dataclass(frozen=True, kw_only=True)
 class Trials:
   """A batch of trials.
 
@@ -31,10 +41,10 @@ class Trials:
       neither.
   """
 
-  inputs: chex.Array
-  targets: chex.Array
-  mask: chex.Array
-  index: chex.Array
+  inputs: jax.Array
+  targets: jax.Array
+  mask: jax.Array
+  index: jax.Array
 
 
 class Sizes(Protocol):
@@ -63,10 +73,10 @@ class Cell(NamedTuple):
     readout: `(params, constants, emission) -> outputs [B, O]`.
   """
 
-  init: Callable[..., tuple[chex.ArrayTree, chex.ArrayTree]]
-  initial_state: Callable[..., chex.ArrayTree]
-  step: Callable[..., tuple[chex.Array, chex.ArrayTree]]
-  readout: Callable[..., chex.Array]
+  init: Callable[..., tuple[ArrayTree, ArrayTree]]
+  initial_state: Callable[..., ArrayTree]
+  step: Callable[..., tuple[jax.Array, ArrayTree]]
+  readout: Callable[..., jax.Array]
 
 
 class RelaxationNetwork(NamedTuple):
@@ -88,11 +98,11 @@ class RelaxationNetwork(NamedTuple):
       frozen, is the plasticity rule. `gate` `[B, 1]` weighs each trial.
   """
 
-  init: Callable[..., tuple[chex.ArrayTree, chex.ArrayTree]]
-  initial_state: Callable[..., chex.ArrayTree]
-  settle: Callable[..., tuple[chex.ArrayTree, chex.Array]]
-  readout: Callable[..., chex.Array]
-  local_loss: Callable[..., chex.Array]
+  init: Callable[..., tuple[ArrayTree, ArrayTree]]
+  initial_state: Callable[..., ArrayTree]
+  settle: Callable[..., tuple[ArrayTree, jax.Array]]
+  readout: Callable[..., jax.Array]
+  local_loss: Callable[..., jax.Array]
 
 
 class Model(NamedTuple):
@@ -104,16 +114,16 @@ class Model(NamedTuple):
       the inputs and the index of the trials, never targets or mask.
   """
 
-  init: Callable[..., tuple[chex.ArrayTree, chex.ArrayTree]]
-  predict: Callable[..., chex.Array]
+  init: Callable[..., tuple[ArrayTree, ArrayTree]]
+  predict: Callable[..., jax.Array]
 
 
 class StepLoss(Protocol):
   """The loss of one step over a batch; a trial's loss is the sum over steps."""
 
   def __call__(
-    self, outputs: chex.Array, targets: chex.Array, mask: chex.Array
-  ) -> tuple[chex.Array, dict[str, chex.Array]]:
+    self, outputs: jax.Array, targets: jax.Array, mask: jax.Array
+  ) -> tuple[jax.Array, dict[str, jax.Array]]:
     """Scores one step.
 
     Args:

@@ -12,11 +12,11 @@ While a factory is being written, the name `my_module:my_rule` finds it without
 any package at all.
 """
 
-from collections.abc import Callable, Mapping
 import difflib
 import importlib
-from importlib import metadata
 import inspect
+from collections.abc import Callable, Mapping
+from importlib import metadata
 
 
 def names(group: str, builtin: Mapping[str, str]) -> list[str]:

@@ -19,24 +19,37 @@ from bionet_core import interfaces
 _INITIAL_STEP = np.uint32(2**32 - 1)
 
 
-def trial_keys(key: chex.PRNGKey, index: chex.Array) -> chex.PRNGKey:
+def trial_keys(key: jax.Array, index: jax.Array) -> jax.Array:
   """Keys `[B]` of trials: `fold_in(key, index[b])`, `index` int `[B]`."""
   chex.assert_rank(index, 1)
   return jax.vmap(lambda i: jax.random.fold_in(key, i))(index)
 
 
-def step_keys(keys: chex.PRNGKey, steps: chex.Array) -> chex.PRNGKey:
+def step_keys(keys: jax.Array, steps: jax.Array) -> jax.Array:
   """Keys `[B]` of one step of trials: `fold_in(keys[b], steps[b])`."""
   chex.assert_equal_shape([keys, steps])
   return jax.vmap(jax.random.fold_in)(keys, steps)
 
 
+def timed(trials: interfaces.Trials) -> dict[str, jax.Array]:
+  """The fields of trials that lead with `[T, B]`, by name.
+
+  `dataclasses.replace(trials, **jax.tree.map(f, timed(trials)))` cuts windows,
+  pads, or splits a batch.
+  """
+  return {
+    'inputs': trials.inputs,
+    'targets': trials.targets,
+    'mask': trials.mask,
+  }
+
+
 def initial_state(
   cell: interfaces.Cell,
-  constants: chex.ArrayTree,
-  key: chex.PRNGKey,
-  index: chex.Array,
-) -> chex.ArrayTree:
+  constants: interfaces.ArrayTree,
+  key: jax.Array,
+  index: jax.Array,
+) -> interfaces.ArrayTree:
   """The cell's state before step 0 of the trials `index`."""
   keys = trial_keys(key, index)
   first = jnp.full(index.shape, _INITIAL_STEP)
@@ -59,7 +72,7 @@ def on_asked_steps(loss: interfaces.StepLoss) -> interfaces.StepLoss:
 
 def gathered(
   loss: interfaces.StepLoss,
-  gather: Callable[[chex.ArrayTree], chex.ArrayTree],
+  gather: Callable[[interfaces.ArrayTree], interfaces.ArrayTree],
 ) -> interfaces.StepLoss:
   """A population loss computed over the trials of all devices.
 
@@ -85,12 +98,12 @@ def gathered(
 def score_step(
   cell: interfaces.Cell,
   loss: interfaces.StepLoss,
-  params: chex.ArrayTree,
-  constants: chex.ArrayTree,
-  emission: chex.Array,
-  targets: chex.Array,
-  mask: chex.Array,
-) -> tuple[chex.Array, dict[str, chex.Array]]:
+  params: interfaces.ArrayTree,
+  constants: interfaces.ArrayTree,
+  emission: jax.Array,
+  targets: jax.Array,
+  mask: jax.Array,
+) -> tuple[jax.Array, dict[str, jax.Array]]:
   """Readout and loss of one step, skipped where no trial is asked.
 
   Returns:
@@ -115,15 +128,15 @@ def score_step(
 def unroll(
   cell: interfaces.Cell,
   loss: interfaces.StepLoss,
-  params: chex.ArrayTree,
-  constants: chex.ArrayTree,
-  state: chex.ArrayTree,
-  keys: chex.PRNGKey,
-  steps: chex.Array,
+  params: interfaces.ArrayTree,
+  constants: interfaces.ArrayTree,
+  state: interfaces.ArrayTree,
+  keys: jax.Array,
+  steps: jax.Array,
   trials: interfaces.Trials,
   *,
   remat: bool = False,
-) -> tuple[chex.Array, tuple[dict[str, chex.Array], chex.ArrayTree]]:
+) -> tuple[jax.Array, tuple[dict[str, jax.Array], interfaces.ArrayTree]]:
   """Advances the cell through the trials' steps and sums the loss.
 
   Args:
@@ -143,7 +156,9 @@ def unroll(
     `jax.value_and_grad(..., has_aux=True)` wants.
   """
   chex.assert_rank([trials.mask, trials.index, steps], [2, 1, 1])
-  chex.assert_equal_shape_prefix([trials.inputs, trials.targets, trials.mask], 2)
+  chex.assert_equal_shape_prefix(
+    [trials.inputs, trials.targets, trials.mask], 2
+  )
 
   def advance(state, now):
     step, inputs, targets, mask = now
@@ -159,7 +174,7 @@ def unroll(
     jax.checkpoint(advance) if remat else advance,
     state,
     (
-      steps + jnp.arange(num_steps)[:, None],
+      steps[None] + jnp.arange(num_steps)[:, None],
       trials.inputs,
       trials.targets,
       trials.mask,

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """What a learning rule is, and how its estimates become learning."""
 
+import dataclasses
 from collections.abc import Callable
 from typing import Literal, NamedTuple
 
@@ -9,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from bionet_core import interfaces
+from bionet_core import interfaces, unroll
 
 
 class Estimate(NamedTuple):
@@ -22,9 +23,9 @@ class Estimate(NamedTuple):
     metrics: `{name: []}`.
   """
 
-  updates: chex.ArrayTree
-  loss: chex.Array
-  metrics: dict[str, chex.Array]
+  updates: interfaces.ArrayTree
+  loss: jax.Array
+  metrics: dict[str, jax.Array]
 
 
 class RuleState(NamedTuple):
@@ -35,8 +36,8 @@ class RuleState(NamedTuple):
     per_trial: every leaf leads with B (states, traces, step counters).
   """
 
-  shared: chex.ArrayTree
-  per_trial: chex.ArrayTree
+  shared: interfaces.ArrayTree
+  per_trial: interfaces.ArrayTree
 
 
 class GradientRule(NamedTuple):
@@ -70,11 +71,11 @@ class LearnerState(NamedTuple):
     step: int `[]`, updates done.
   """
 
-  params: chex.ArrayTree
-  constants: chex.ArrayTree
+  params: interfaces.ArrayTree
+  constants: interfaces.ArrayTree
   rule_state: RuleState
-  opt_state: chex.ArrayTree
-  step: chex.Array
+  opt_state: interfaces.ArrayTree
+  step: jax.Array
 
 
 class Learner(NamedTuple):
@@ -89,8 +90,8 @@ class Learner(NamedTuple):
   """
 
   init: Callable[..., LearnerState]
-  update: Callable[..., tuple[LearnerState, dict[str, chex.Array]]]
-  predict: Callable[..., chex.Array]
+  update: Callable[..., tuple[LearnerState, dict[str, jax.Array]]]
+  predict: Callable[..., jax.Array]
   partition: Literal['trials', 'population'] = 'trials'
 
 
@@ -107,8 +108,8 @@ class Devices(NamedTuple):
 
   count: int
   index: Callable[[], chex.Numeric]
-  mean: Callable[[chex.ArrayTree], chex.ArrayTree]
-  gather: Callable[[chex.ArrayTree], chex.ArrayTree]
+  mean: Callable[[interfaces.ArrayTree], interfaces.ArrayTree]
+  gather: Callable[[interfaces.ArrayTree], interfaces.ArrayTree]
 
 
 ONE = Devices(
@@ -221,19 +222,19 @@ def _over_windows(learn, state, trials, every):
   if every is None or every >= num_steps:
     return learn(state, trials)
   whole = num_steps // every
-  timed = {name: trials[name] for name in ('inputs', 'targets', 'mask')}
+  timed = unroll.timed(trials)
 
   def windows(x):
     return x[: whole * every].reshape(whole, every, *x.shape[1:])
 
   state, metrics = jax.lax.scan(
-    lambda state, window: learn(state, trials.replace(**window)),
+    lambda state, window: learn(state, dataclasses.replace(trials, **window)),
     state,
     jax.tree.map(windows, timed),
   )
   metrics = jax.tree.map(lambda x: jnp.sum(x, axis=0), metrics)
   if num_steps % every:
     rest = jax.tree.map(lambda x: x[whole * every :], timed)
-    state, more = learn(state, trials.replace(**rest))
+    state, more = learn(state, dataclasses.replace(trials, **rest))
     metrics = jax.tree.map(jnp.add, metrics, more)
   return state, metrics

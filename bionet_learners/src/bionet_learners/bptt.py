@@ -3,12 +3,10 @@
 
 from typing import NamedTuple
 
-import chex
 import jax
 import jax.numpy as jnp
 
-from bionet_core import interfaces
-from bionet_core import unroll
+from bionet_core import interfaces, unroll
 from bionet_learners import base
 
 
@@ -20,8 +18,8 @@ class Trajectory(NamedTuple):
     steps: int `[B]`, steps done.
   """
 
-  state: chex.ArrayTree
-  steps: chex.Array
+  state: interfaces.ArrayTree
+  steps: jax.Array
 
 
 def bptt(
@@ -79,6 +77,4 @@ def bptt(
       base.RuleState(rule_state.shared, after),
     )
 
-  return base.GradientRule(
-    unroll.model_from_cell(cell), init, begin, estimate
-  )
+  return base.GradientRule(unroll.model_from_cell(cell), init, begin, estimate)

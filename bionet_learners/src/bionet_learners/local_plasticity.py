@@ -1,10 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Local plasticity: settle with the label, settle without, lock the state in."""
+"""Local plasticity: settle with the label, then without, and lock it in."""
 
-from bionet_core import interfaces
-from bionet_core import unroll
-from bionet_learners import base
 import jax
+import jax.numpy as jnp
+
+from bionet_core import interfaces, unroll
+from bionet_learners import base
 
 
 def local_plasticity(
@@ -54,18 +55,24 @@ def local_plasticity(
   """
   del loss
   base.require_network('local_plasticity', network)
-  for name, sweeps in (('warm_up', warm_up), ('clamped', clamped), ('free', free)):
+  for name, sweeps in (
+    ('warm_up', warm_up),
+    ('clamped', clamped),
+    ('free', free),
+  ):
     if sweeps < 0:
       raise ValueError(f'learner.{name} is {sweeps}; it must be 0 or more.')
   if warm_up + clamped + free == 0:
-    raise ValueError('learner: warm_up, clamped and free are all 0; nothing settles.')
+    raise ValueError(
+      'learner: warm_up, clamped and free are all 0; nothing settles.'
+    )
   phases = (('free', warm_up), ('all', clamped), ('free', free))
 
   def estimate(params, constants, rule_state, key, trials):
     inputs, targets = trials.inputs[0], trials.targets[0]
     keys = unroll.trial_keys(key, trials.index)
     state = network.initial_state(params, constants, inputs, targets)
-    changed = None
+    changed = jnp.zeros(1)
     for messages, sweeps in phases:
       if sweeps:
         state, changed = network.settle(

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """What a task is, and what tasks of a kind share."""
 
-from collections.abc import Callable, Mapping
 import dataclasses
+from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
 import chex
@@ -52,7 +52,7 @@ class Evaluation(NamedTuple):
   """
 
   num_trials: int
-  sample: Callable[[chex.PRNGKey, chex.Array], interfaces.Trials]
+  sample: Callable[[jax.Array, jax.Array], interfaces.Trials]
 
 
 class Task(NamedTuple):
@@ -70,15 +70,15 @@ class Task(NamedTuple):
   """
 
   spec: TaskSpec
-  sample: Callable[[chex.PRNGKey, chex.Array], interfaces.Trials]
+  sample: Callable[[jax.Array, jax.Array], interfaces.Trials]
   evaluations: Mapping[str, Evaluation]
   losses: Mapping[str, interfaces.StepLoss]
-  metrics: Callable[[chex.Array, interfaces.Trials], dict[str, chex.Array]]
+  metrics: Callable[[jax.Array, interfaces.Trials], dict[str, jax.Array]]
 
 
 def cross_entropy(
-  outputs: chex.Array, targets: chex.Array, mask: chex.Array
-) -> tuple[chex.Array, dict[str, chex.Array]]:
+  outputs: jax.Array, targets: jax.Array, mask: jax.Array
+) -> tuple[jax.Array, dict[str, jax.Array]]:
   """Softmax cross-entropy in nats, and accuracy.
 
     loss = mean_b mask_b (log sum_o exp(outputs_bo) - outputs_b,targets_b)
@@ -100,7 +100,7 @@ def cross_entropy(
 
 def sum_over_steps(
   loss: interfaces.StepLoss,
-) -> Callable[[chex.Array, interfaces.Trials], dict[str, chex.Array]]:
+) -> Callable[[jax.Array, interfaces.Trials], dict[str, jax.Array]]:
   """A task's `metrics` from the loss of a step: 'loss' and the loss's own."""
 
   def metrics(outputs, trials):
@@ -111,9 +111,7 @@ def sum_over_steps(
   return metrics
 
 
-def epoch_order(
-  key: chex.PRNGKey, index: chex.Array, num_data: int
-) -> chex.Array:
+def epoch_order(key: jax.Array, index: jax.Array, num_data: int) -> jax.Array:
   """Which of `num_data` samples each trial of the run takes.
 
   Every epoch is a fresh permutation, so each sample comes exactly once an
@@ -139,7 +137,7 @@ def epoch_order(
 
 
 def static_trials(
-  inputs: chex.Array, classes: chex.Array, index: chex.Array
+  inputs: jax.Array, classes: jax.Array, index: jax.Array
 ) -> interfaces.Trials:
   """Trials of one step: inputs `[B, *I]`, classes int `[B]`."""
   return interfaces.Trials(

@@ -11,6 +11,8 @@ from bionet_tasks import base
 
 _ALPHABET = 8
 _BLANK, _TRIGGER = 0, _ALPHABET + 1
+_NUM_CODES = _ALPHABET + 2
+_HELD_OUT = 1
 
 
 def copying(
@@ -22,9 +24,10 @@ def copying(
     t in [S, S + lag):    blank (0)
     t in [S + lag, T):    trigger (9); asked: the symbol of step t - S - lag
 
-  with S = num_symbols and T = 2 S + time_lag; inputs one-hot in 10. The targets
-  are classes 0..7 (symbol - 1). Chance is ln 8 nats and accuracy 1/8, ceiling 0
-  and 1. Trials are drawn anew, each a function of its number and the key.
+  with S = num_symbols and T = 2 S + time_lag. Inputs are one-hot in 10 and the
+  targets classes of the same 10, of which 1..8 are ever right. Chance is ln 8
+  nats and accuracy 1/8, ceiling 0 and 1. Trials are drawn anew, each a function
+  of its number and the key.
 
   Args:
     num_symbols: S, the length of the sequence.
@@ -40,17 +43,17 @@ def copying(
   num_steps = 2 * num_symbols + time_lag
 
   def trial(key):
-    symbols = jax.random.randint(key, (num_symbols,), 0, _ALPHABET)
+    symbols = jax.random.randint(key, (num_symbols,), 1, _ALPHABET + 1)
     inputs = jnp.concatenate(
       [
-        symbols + 1,
+        symbols,
         jnp.full(time_lag, _BLANK),
         jnp.full(num_symbols, _TRIGGER),
       ]
     )
-    silent = jnp.zeros(num_symbols + time_lag, symbols.dtype)
+    silent = jnp.full(num_symbols + time_lag, _BLANK)
     return (
-      jax.nn.one_hot(inputs, _ALPHABET + 2),
+      jax.nn.one_hot(inputs, _NUM_CODES),
       jnp.concatenate([silent, symbols]),
     )
 
@@ -63,11 +66,15 @@ def copying(
       inputs=inputs, targets=targets, mask=mask, index=index
     )
 
+  def sample_held_out(key, index):
+    # Other trials than training's, even under training's key.
+    return sample(jax.random.fold_in(key, _HELD_OUT), index)
+
   return base.Task(
     spec=base.TaskSpec(
       name='copying',
-      input_shape=(_ALPHABET + 2,),
-      num_outputs=_ALPHABET,
+      input_shape=(_NUM_CODES,),
+      num_outputs=_NUM_CODES,
       num_steps=num_steps,
       metric='accuracy',
       chance={'accuracy': 1 / _ALPHABET, 'loss': math.log(_ALPHABET)},
@@ -75,7 +82,7 @@ def copying(
       loss='cross_entropy',
     ),
     sample=sample,
-    evaluations={'held_out': base.Evaluation(num_held_out, sample)},
+    evaluations={'held_out': base.Evaluation(num_held_out, sample_held_out)},
     losses={'cross_entropy': base.cross_entropy},
     metrics=base.sum_over_steps(base.cross_entropy),
   )

@@ -12,7 +12,7 @@ from bionet_core import interfaces
 
 def cell_from_core(
   make_core: Callable[[], hk.RNNCore],
-  make_readout: Callable[[], Callable[[chex.Array], chex.Array]],
+  make_readout: Callable[[], Callable[[jax.Array], jax.Array]],
 ) -> interfaces.Cell:
   """Makes a Cell of a recurrent Haiku core and a readout.
 

@@ -2,9 +2,7 @@
 """The network of one hidden row: input, asymmetric hidden row, output."""
 
 from bionet_core import interfaces
-from bionet_core.relaxation import layer_map
-from bionet_core.relaxation import layers
-from bionet_core.relaxation import orchestrator
+from bionet_core.relaxation import layer_map, layers, orchestrator
 
 
 def asymmetric(

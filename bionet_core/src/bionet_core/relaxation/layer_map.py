@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """The topology of a relaxation network: which row sends to which."""
 
-from collections.abc import Iterator, Mapping
 import dataclasses
 import difflib
+from collections.abc import Iterator, Mapping
+from typing import cast
 
 from bionet_core.relaxation import layers
 
@@ -59,6 +60,10 @@ class LayerMap:
   def last(self) -> int:
     """L, the output row."""
     return self.rows[-1]
+
+  def own(self, row: int) -> layers.RowLayer:
+    """The layer of a row's own, which has its activation."""
+    return cast(layers.RowLayer, self[row, row])
 
   def shape(self, row: int) -> tuple[int, ...]:
     """The shape of a row (without B), 1 to L."""

@@ -11,10 +11,10 @@ import dataclasses
 import math
 from typing import Protocol
 
-import chex
 import jax
 import jax.numpy as jnp
 
+from bionet_core import interfaces
 from bionet_core.relaxation import rules
 
 Size = int | tuple[int, ...]
@@ -29,19 +29,29 @@ class Layer(Protocol):
     ...
 
   def init(
-    self, key: chex.PRNGKey, sender_shape: tuple[int, ...]
-  ) -> tuple[chex.ArrayTree, chex.ArrayTree]:
+    self, key: jax.Array, sender_shape: tuple[int, ...]
+  ) -> tuple[interfaces.ArrayTree, interfaces.ArrayTree]:
     """`(params, constants)` for a sender of that shape (without B)."""
     ...
 
   def weights(
-    self, params: chex.ArrayTree, constants: chex.ArrayTree
-  ) -> chex.ArrayTree:
+    self, params: interfaces.ArrayTree, constants: interfaces.ArrayTree
+  ) -> interfaces.ArrayTree:
     """What `message` multiplies by; computed once a phase, not once a sweep."""
     ...
 
-  def message(self, weights: chex.ArrayTree, sender: chex.Array) -> chex.Array:
+  def message(
+    self, weights: interfaces.ArrayTree, sender: jax.Array
+  ) -> jax.Array:
     """The message float `[B, *out]` of a sender's state `[B, *shape]`."""
+    ...
+
+
+class RowLayer(Layer, Protocol):
+  """A row's own layer, on `(i, i)`: it also says what the row becomes."""
+
+  def activation(self, field: jax.Array) -> jax.Array:
+    """The row's new state `[B, *out]` at a field `[B, *out]`."""
     ...
 
 
@@ -53,8 +63,8 @@ class LearnedLayer(Layer, Protocol):
     ...
 
   def losses(
-    self, constants: chex.ArrayTree, field: chex.Array, target: chex.Array
-  ) -> chex.Array:
+    self, constants: interfaces.ArrayTree, field: jax.Array, target: jax.Array
+  ) -> jax.Array:
     """The edge's local loss `[B]` at a field and a target `[B, *out]`."""
     ...
 
@@ -64,7 +74,7 @@ def shape_of(size: Size) -> tuple[int, ...]:
   return (size,) if isinstance(size, int) else tuple(size)
 
 
-def _dense(weight: chex.Array, sender: chex.Array, out: Size) -> chex.Array:
+def _dense(weight: jax.Array, sender: jax.Array, out: Size) -> jax.Array:
   flat = sender.reshape(sender.shape[0], -1)
   return (flat @ weight).reshape(sender.shape[0], *shape_of(out))
 
@@ -238,7 +248,7 @@ class RecurrentDiscrete:
     return rules.perceptron(field, target, constants['threshold'])
 
 
-def _diagonal(matrix: chex.Array) -> chex.Array:
+def _diagonal(matrix: jax.Array) -> jax.Array:
   return jnp.eye(matrix.shape[0], dtype=bool)
 
 

@@ -3,6 +3,7 @@
 
 import dataclasses
 import math
+from typing import cast
 
 import chex
 import jax
@@ -10,7 +11,7 @@ import jax.numpy as jnp
 
 from bionet_core import interfaces
 from bionet_core.relaxation import layer_map as layer_maps
-from bionet_core.relaxation import rules
+from bionet_core.relaxation import layers, rules
 from bionet_core.relaxation import state as states
 
 SCHEDULES = ('sequential', 'parallel')
@@ -51,8 +52,8 @@ class SequentialOrchestrator:
   # Parameters and states
 
   def init(
-    self, key: chex.PRNGKey, inputs: chex.Array
-  ) -> tuple[chex.ArrayTree, chex.ArrayTree]:
+    self, key: jax.Array, inputs: jax.Array
+  ) -> tuple[interfaces.ArrayTree, interfaces.ArrayTree]:
     """Draws `(params, constants)`, trees `{edge: {name: array}}`.
 
     Args:
@@ -76,10 +77,10 @@ class SequentialOrchestrator:
 
   def initial_state(
     self,
-    params: chex.ArrayTree,
-    constants: chex.ArrayTree,
-    inputs: chex.Array,
-    targets: chex.Array | None,
+    params: interfaces.ArrayTree,
+    constants: interfaces.ArrayTree,
+    inputs: jax.Array,
+    targets: jax.Array | None,
   ) -> states.SequentialState:
     """Zeros with the input, and the label if there are targets, written in.
 
@@ -100,14 +101,14 @@ class SequentialOrchestrator:
 
   def settle(
     self,
-    params: chex.ArrayTree,
-    constants: chex.ArrayTree,
+    params: interfaces.ArrayTree,
+    constants: interfaces.ArrayTree,
     state: states.SequentialState,
-    keys: chex.PRNGKey | None = None,
+    keys: jax.Array | None = None,
     *,
     messages: str,
     sweeps: int,
-  ) -> tuple[states.SequentialState, chex.Array]:
+  ) -> tuple[states.SequentialState, jax.Array]:
     """Runs one phase: that many sweeps under one filter of messages.
 
     Messages of rows that stand still in a phase (the input, and the label
@@ -144,13 +145,13 @@ class SequentialOrchestrator:
           standing[row] += self._message((row, sender), weights, state)
 
     def sweep(state):
-      before, num_changed = state, 0
+      before, num_changed = state, jnp.zeros(())
       for row in hidden:
         source = state if self.schedule == 'sequential' else before
         field = standing[row]
         for sender in moving[row]:
           field += self._message((row, sender), weights, source)
-        after = self.layer_map[row, row].activation(field)
+        after = self.layer_map.own(row).activation(field)
         num_changed += jnp.sum(after != before[row], dtype=field.dtype)
         state = state.at_row(row, after)
       return state, num_changed / num_units
@@ -183,15 +184,14 @@ class SequentialOrchestrator:
     """One sweep without the messages of the output row."""
     return self.settle(params, constants, state, messages='free', sweeps=1)[0]
 
-  def readout(self, params, constants, state) -> chex.Array:
+  def readout(self, params, constants, state) -> jax.Array:
     """The output row's scores, float `[B, O]`."""
     last = self.layer_map.last
     weights = self._weights(params, constants)
-    field = sum(
-      self._message((last, sender), weights, state)
-      for sender in self.layer_map.senders(last, 'forward')
-    )
-    return self.layer_map[last, last].activation(field)
+    field = jnp.zeros_like(state[last])
+    for sender in self.layer_map.senders(last, 'forward'):
+      field += self._message((last, sender), weights, state)
+    return self.layer_map.own(last).activation(field)
 
   def predict(self, params, constants, state) -> states.SequentialState:
     """Recomputes the output row only: overwrites a clamped label."""
@@ -203,12 +203,12 @@ class SequentialOrchestrator:
 
   def local_loss(
     self,
-    params: chex.ArrayTree,
-    constants: chex.ArrayTree,
+    params: interfaces.ArrayTree,
+    constants: interfaces.ArrayTree,
     state: states.SequentialState,
-    targets: chex.Array,
-    gate: chex.Array | None = None,
-  ) -> chex.Array:
+    targets: jax.Array,
+    gate: jax.Array | None = None,
+  ) -> jax.Array:
     """The sum over learned edges of their local losses, mean over trials.
 
     With all states held fixed, and h_i the field of row i without the label's
@@ -217,11 +217,12 @@ class SequentialOrchestrator:
       live = sg(h_i) + (message_ij - sg(message_ij)) / sqrt(n_j)
       loss = mean_b gate_b sum_ij losses_ij(live, y_i)
 
-    y_i is the state s_i itself, and the label for the output row. For perceptron
-    layers `-grad` is, per edge, `x^T [y 1{y h <= threshold}] / (B sqrt(n_j))`:
-    1 / sqrt(B) times the rule of arXiv 2509.05041, because a batch here is the
-    mean of its trials (so that D devices equal one). There is one loss per edge
-    and not per row since margins belong to edges.
+    y_i is the state s_i itself, and the label for the output row. For
+    perceptron layers `-grad` is, per edge,
+    `x^T [y 1{y h <= threshold}] / (B sqrt(n_j))`: 1 / sqrt(B) times the rule of
+    arXiv 2509.05041, because a batch here is the mean of its trials (so that D
+    devices equal one). There is one loss per edge and not per row since margins
+    belong to edges.
 
     Args:
       params: tree `{edge: {name: array}}`.
@@ -250,7 +251,7 @@ class SequentialOrchestrator:
         name = layer_maps.edge_name((row, sender))
         if name not in params:
           continue
-        layer = self.layer_map[row, sender]
+        layer = cast(layers.LearnedLayer, self.layer_map[row, sender])
         own = message - jax.lax.stop_gradient(message)
         fan_in = layer.fan_in(state[sender].shape[1:])
         live = field + own / math.sqrt(fan_in)
@@ -262,7 +263,7 @@ class SequentialOrchestrator:
 
   def backward(
     self, params, constants, state, targets, gate=None
-  ) -> chex.ArrayTree:
+  ) -> interfaces.ArrayTree:
     """The pseudo-gradient: `grad` of `local_loss` in the parameters."""
     return jax.grad(self.local_loss)(params, constants, state, targets, gate)
 
@@ -278,14 +279,16 @@ class SequentialOrchestrator:
 
   ##############################################################################
 
-  def _shape(self, row: int, inputs: chex.Array) -> tuple[int, ...]:
+  def _shape(self, row: int, inputs: jax.Array) -> tuple[int, ...]:
     return inputs.shape[1:] if row == 0 else self.layer_map.shape(row)
 
-  def _labels(self, targets: chex.Array) -> chex.Array:
+  def _labels(self, targets: jax.Array) -> jax.Array:
     size = math.prod(self.layer_map.shape(self.layer_map.last))
     return rules.signed_labels(targets, size)
 
-  def _weights(self, params, constants) -> dict[tuple[int, int], chex.ArrayTree]:
+  def _weights(
+    self, params, constants
+  ) -> dict[tuple[int, int], interfaces.ArrayTree]:
     weights = {}
     for edge in self.layer_map:
       name = layer_maps.edge_name(edge)
@@ -294,5 +297,5 @@ class SequentialOrchestrator:
       )
     return weights
 
-  def _message(self, edge, weights, state) -> chex.Array:
+  def _message(self, edge, weights, state) -> jax.Array:
     return self.layer_map[edge].message(weights[edge], state[edge[1]])

@@ -2,12 +2,13 @@
 """Local losses: minus the gradient of each is a plasticity rule."""
 
 import chex
+import jax
 import jax.numpy as jnp
 
 
 def perceptron(
-  field: chex.Array, target: chex.Array, threshold: chex.Array
-) -> chex.Array:
+  field: jax.Array, target: jax.Array, threshold: jax.Array
+) -> jax.Array:
   """The margin loss whose descent is the perceptron rule.
 
     loss_b = sum_i hinge(threshold - y_bi h_bi),  hinge(u) = u if u >= 0 else 0
@@ -31,7 +32,7 @@ def perceptron(
   return jnp.sum(hinge, axis=tuple(range(1, field.ndim)))
 
 
-def signed_labels(targets: chex.Array, num_classes: int) -> chex.Array:
+def signed_labels(targets: jax.Array, num_classes: int) -> jax.Array:
   """Labels of the output row: +1 at the class, -1 elsewhere.
 
   Args:

@@ -1,15 +1,24 @@
 # SPDX-License-Identifier: Apache-2.0
 """The states of all rows of a relaxation network."""
 
+import dataclasses
+import functools
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import chex
+import jax
 import jax.numpy as jnp
 
 from bionet_core.relaxation import layers
 
+if TYPE_CHECKING:  # type checkers do not know that chex's is a dataclass
+  _dataclass = dataclasses.dataclass
+else:
+  _dataclass = functools.partial(chex.dataclass, mappable_dataclass=False)
 
-@chex.dataclass(frozen=True, mappable_dataclass=False)
+
+@_dataclass(frozen=True, kw_only=True)
 class SequentialState:
   """Buffers `s_0 .. s_L`; row -1 is the output.
 
@@ -17,14 +26,14 @@ class SequentialState:
     buffers: float `[B, *size_i]`, one a row.
   """
 
-  buffers: tuple[chex.Array, ...]
+  buffers: tuple[jax.Array, ...]
 
   @classmethod
   def init(
     cls,
     sizes: Sequence[layers.Size],
-    x: chex.Array,
-    y: chex.Array | None = None,
+    x: jax.Array,
+    y: jax.Array | None = None,
   ) -> 'SequentialState':
     """Zeros, with the input (and the label, if given) written in.
 
@@ -45,13 +54,13 @@ class SequentialState:
       buffers[-1] = y.astype(x.dtype)
     return cls(buffers=tuple(buffers))
 
-  def __getitem__(self, row: int) -> chex.Array:
+  def __getitem__(self, row: int) -> jax.Array:
     return self.buffers[row]
 
   def __len__(self) -> int:
     return len(self.buffers)
 
-  def at_row(self, row: int, value: chex.Array) -> 'SequentialState':
+  def at_row(self, row: int, value: jax.Array) -> 'SequentialState':
     """A state with that row replaced; the shape may not change."""
     row = range(len(self.buffers))[row]
     _check_row(row, value, self.buffers[row].shape)
@@ -60,7 +69,7 @@ class SequentialState:
     )
 
 
-def _check_row(row: int, value: chex.Array, shape: tuple[int, ...]) -> None:
+def _check_row(row: int, value: jax.Array, shape: tuple[int, ...]) -> None:
   if value.shape != shape:
     raise ValueError(
       f'row {row} has shape {shape} (batch first); got {value.shape}.'

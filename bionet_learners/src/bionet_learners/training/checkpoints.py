@@ -4,13 +4,14 @@
 import os
 import pathlib
 
-import chex
 import jax
 import orbax.checkpoint as ocp
 
+from bionet_core import interfaces
+
 
 def save_checkpoint(
-  state: chex.ArrayTree, directory: str | os.PathLike[str], step: int
+  state: interfaces.ArrayTree, directory: str | os.PathLike[str], step: int
 ) -> pathlib.Path:
   """Writes `directory/checkpoint_{step}`, atomically, and returns its path."""
   path = pathlib.Path(directory).absolute() / f'checkpoint_{step}'
@@ -21,8 +22,8 @@ def save_checkpoint(
 
 
 def load_checkpoint(
-  path: str | os.PathLike[str], template: chex.ArrayTree
-) -> chex.ArrayTree:
+  path: str | os.PathLike[str], template: interfaces.ArrayTree
+) -> interfaces.ArrayTree:
   """Restores a checkpoint into the structure of a template.
 
   Args:

@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """Where metrics go: JSON lines for programs, event files for TensorBoard."""
 
-from collections.abc import Mapping
 import json
 import os
 import pathlib
+from collections.abc import Mapping
 
 import tensorboardX
 

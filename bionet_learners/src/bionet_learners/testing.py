@@ -1,0 +1,185 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The contract of a learning rule, shipped: one call in a plugin's test.
+
+def test_my_rule():
+  testing.check_rule(my_rule(cell, loss), trials)
+"""
+
+import dataclasses
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from bionet_core import interfaces, unroll
+from bionet_learners import base
+
+_RTOL, _ATOL = 1e-4, 1e-6
+
+
+def check_rule(
+  rule: base.GradientRule,
+  trials: interfaces.Trials,
+  *,
+  per_trial: bool = True,
+  seed: int = 0,
+) -> None:
+  """Holds a rule against every law that all rules obey.
+
+  - updates are a tree like the parameters, finite, and not all zero;
+  - the same call gives the same answer, bit for bit;
+  - a batch is the mean of its trials (for losses of the kind 'per_trial');
+  - steps of mask zero put behind the trials change nothing;
+  - all-zero masks give zero updates;
+  - predictions read neither targets nor mask;
+  - every per-trial leaf of the rule's state leads with B;
+  - an optimizer with weight decay leaves every constant untouched;
+  - a second update does not compile again.
+
+  Args:
+    rule: the rule.
+    trials: a few whole trials (B >= 2), T >= 2 for rules over time.
+    per_trial: whether the loss is the mean of the trials'.
+    seed: of all that is drawn.
+
+  Raises:
+    AssertionError: naming the law.
+  """
+  check = _Check(rule, trials, seed)
+  check.updates_are_a_gradient_of_the_parameters()
+  check.is_pure()
+  if per_trial:
+    check.batch_is_the_mean_of_its_trials()
+  check.padding_changes_nothing()
+  check.unasked_steps_teach_nothing()
+  check.predictions_read_no_targets()
+  check.state_leads_with_trials()
+  check.learns_without_touching_constants_or_compiling_again()
+
+
+class _Check:
+  """The laws, on one rule and one batch."""
+
+  def __init__(self, rule, trials, seed):
+    self._rule, self._trials = rule, trials
+    self._batch = trials.index.shape[0]
+    self._key = jax.random.key(seed)
+    if self._batch < 2:
+      raise ValueError('check_rule needs at least 2 trials.')
+    init_key, self._rule_key = jax.random.split(self._key)
+    self._params, self._constants = jax.jit(rule.model.init)(init_key, trials)
+    self._run = jax.jit(self._begin_and_estimate)
+
+  def _begin_and_estimate(self, params, constants, trials):
+    state = self._rule.init(self._rule_key, params, constants, trials)
+    state = self._rule.begin(params, constants, state, self._key, trials)
+    return self._rule.estimate(params, constants, state, self._key, trials)[0]
+
+  def _estimate(self, trials):
+    return self._run(self._params, self._constants, trials)
+
+  def updates_are_a_gradient_of_the_parameters(self):
+    updates = self._estimate(self._trials).updates
+    chex.assert_trees_all_equal_shapes_and_dtypes(updates, self._params)
+    chex.assert_tree_all_finite(updates)
+    largest = max(jnp.max(jnp.abs(u)) for u in jax.tree.leaves(updates))
+    assert largest > 0, 'all updates are zero on these trials'
+
+  def is_pure(self):
+    first, again = (self._estimate(self._trials) for _ in range(2))
+    chex.assert_trees_all_equal(first, again)
+
+  def batch_is_the_mean_of_its_trials(self):
+    single = [
+      self._estimate(_take(self._trials, slice(b, b + 1)))
+      for b in range(self._batch)
+    ]
+    mean = jax.tree.map(lambda *x: jnp.mean(jnp.stack(x), axis=0), *single)
+    whole = self._estimate(self._trials)
+    _assert_close(
+      (whole.updates, whole.loss),
+      (mean.updates, mean.loss),
+      'a batch is not the mean of its trials',
+    )
+
+  def padding_changes_nothing(self):
+    if self._trials.mask.shape[0] == 1:  # static trials have no steps to add
+      return
+    timed = unroll.timed(self._trials)
+    padded = {
+      name: jnp.concatenate([x, jnp.zeros_like(x[:2])])
+      for name, x in timed.items()
+    }
+    _assert_close(
+      self._estimate(dataclasses.replace(self._trials, **padded)).updates,
+      self._estimate(self._trials).updates,
+      'padding with steps of mask zero changed the updates',
+    )
+
+  def unasked_steps_teach_nothing(self):
+    silent = dataclasses.replace(
+      self._trials, mask=jnp.zeros_like(self._trials.mask)
+    )
+    for leaf in jax.tree.leaves(self._estimate(silent).updates):
+      assert not np.any(leaf), 'trials of mask zero gave a non-zero update'
+
+  def predictions_read_no_targets(self):
+    other = dataclasses.replace(
+      self._trials,
+      targets=jnp.roll(self._trials.targets, 1, axis=1) * 0 + 1,
+      mask=jnp.zeros_like(self._trials.mask),
+    )
+    predict = jax.jit(self._rule.model.predict)
+    args = (self._params, self._constants, self._key)
+    before, after = predict(*args, self._trials), predict(*args, other)
+    chex.assert_equal_shape_prefix([before, self._trials.mask], 2)
+    assert np.array_equal(before, after), 'predictions depend on the targets'
+
+  def state_leads_with_trials(self):
+    state = jax.eval_shape(
+      self._rule.init,
+      self._rule_key,
+      self._params,
+      self._constants,
+      self._trials,
+    )
+    for path, leaf in jax.tree.leaves_with_path(state.per_trial):
+      assert leaf.ndim and leaf.shape[0] == self._batch, (
+        f'per-trial state {jax.tree_util.keystr(path)} of shape {leaf.shape} '
+        f'does not lead with B = {self._batch}'
+      )
+
+  def learns_without_touching_constants_or_compiling_again(self):
+    learner = base.descend(self._rule, optax.adamw(0.1, weight_decay=0.1))
+    traces = []
+
+    def counted(state, trials):
+      traces.append(1)
+      return learner.update(state, self._key, trials)
+
+    update = jax.jit(counted)
+    first = state = jax.jit(learner.init)(self._key, self._trials)
+    for _ in range(2):
+      state, _ = update(state, self._trials)
+    chex.assert_trees_all_equal(first.constants, state.constants)
+    assert int(state.step) == 2, 'the step did not advance'
+    assert len(traces) == 1, 'the second update was compiled again'
+
+
+def _take(trials: interfaces.Trials, where: slice) -> interfaces.Trials:
+  timed = {name: x[:, where] for name, x in unroll.timed(trials).items()}
+  return interfaces.Trials(index=trials.index[where], **timed)
+
+
+def _assert_close(got, wanted, message: str) -> None:
+  for path, want in jax.tree.leaves_with_path(wanted):
+    have = dict(jax.tree.leaves_with_path(got))[path]
+    np.testing.assert_allclose(
+      have,
+      want,
+      rtol=_RTOL,
+      atol=_ATOL,
+      err_msg=f'{message} ({jax.tree_util.keystr(path)})',
+    )

@@ -1,0 +1,400 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a user gets wrong ends in one line, exit status 2, and nothing written.
+
+Truth: the words that a reader of the line needs, written out here by hand. All
+cases run as `python -m experiments.train` would, in forks of one process.
+"""
+
+import json
+import os
+import pathlib
+import subprocess
+import sys
+
+import pytest
+
+REPO = pathlib.Path(__file__).parents[2]
+FORK_RUNS = pathlib.Path(__file__).with_name('fork_runs.py')
+
+COPYING = '--config=experiments/configs/copying.py:smoke'
+PROTOTYPES = '--config=experiments/configs/prototypes.py:smoke'
+COMPOSE = '--config=experiments/configs/compose.py:'
+WORKDIR = '--workdir=TMP/run'
+
+THIRD = """\
+from bionet_core.relaxation import layer_map, layers, orchestrator
+from bionet_learners import local_plasticity
+
+
+def _network(spec, own, size):
+  rows = {
+    1: {0: layers.FullyConnected(size), **own},
+    2: {
+      1: layers.FullyConnected(spec.num_outputs),
+      2: layers.OutputLayer(spec.num_outputs),
+    },
+  }
+  made = layer_map.LayerMap.from_dict(rows)
+  return orchestrator.SequentialOrchestrator(made).network()
+
+
+def no_diagonal(spec, *, hidden: int = 4):
+  return _network(spec, {}, hidden)
+
+
+def no_fit(spec, *, hidden: int = 4):
+  return _network(spec, {1: layers.RecurrentDiscrete(hidden, 0.5)}, hidden + 1)
+
+
+def misfiltered(network, loss=None, *, sweeps: int = 2):
+  def settle(*args, messages, **kwargs):
+    return network.settle(*args, messages='forwards', **kwargs)
+
+  return local_plasticity.local_plasticity(network._replace(settle=settle))
+
+
+def hiding(spec, **settings):
+  return None
+
+
+def number(spec):
+  return 3
+
+
+def needy(spec, *, size: 'int', other=None):
+  return None
+"""
+
+# name: (arguments beside --workdir, words that the line must contain)
+TRAIN = {
+  'unknown key': (
+    [COPYING, '--config.batch_sizes=3'],
+    ["no key 'batch_sizes'.", 'Did you mean "batch_size"'],
+  ),
+  'unknown key in a section': (
+    [COPYING, '--config.optimizer.learning_rat=3'],
+    ["no key 'learning_rat'.", 'Did you mean "learning_rate"'],
+  ),
+  'unknown section': (
+    [COPYING, '--config.optimiser.clip_norm=3'],
+    ["no key 'optimiser'.", 'Did you mean "optimizer"'],
+  ),
+  'a word for a number': (
+    [COPYING, '--config.batch_size=many'],
+    ['--config.batch_size=many', 'int'],
+  ),
+  'a fraction for a whole number': (
+    [COPYING, '--config.batch_size=1.5'],
+    ['--config.batch_size=1.5', 'int'],
+  ),
+  'unknown variant': (
+    ['--config=experiments/configs/copying.py:smok'],
+    ["no variant 'smok'", "Did you mean 'smoke'?", 'bptt, smoke'],
+  ),
+  'unknown config file': (
+    ['--config=experiments/configs/copyin.py'],
+    ["no file 'experiments/configs/copyin.py'", "configs/copying.py'?"],
+  ),
+  'config file that is no Python': (
+    ['--config=TMP/broken_config.py'],
+    ['invalid syntax', 'broken_config.py', 'line 1'],
+  ),
+  'compose without a learner': (
+    [COMPOSE + 'copying,gru'],
+    ['compose.py:copying,gru: name a task, a network and a learner'],
+  ),
+  'p_noise': (
+    [PROTOTYPES, '--config.task.p_noise=.6'],
+    ['task.p_noise is 0.6', 'below 0.5'],
+  ),
+  'batch larger than the data': (
+    [PROTOTYPES, '--config.batch_size=201'],
+    ['batch_size is 201', '200 training samples', "'prototypes'"],
+  ),
+  'unknown task': (
+    [COPYING, '--config.task.name=copyin'],
+    ["bionet.tasks named 'copyin'", "Did you mean 'copying'?", 'prototypes'],
+  ),
+  'unknown network': (
+    [COPYING, '--config.network.name=grru'],
+    ["no network named 'grru'", "Did you mean 'gru'?", 'asymmetric'],
+  ),
+  'unknown learner': (
+    [COPYING, '--config.learner.name=bpt'],
+    ["bionet.learners named 'bpt'", "'bptt'?", 'local_plasticity'],
+  ),
+  'unknown optimizer': (
+    [COPYING, '--config.optimizer.name=adm'],
+    ["no optimizer named 'adm'", "Did you mean 'adam'?", 'adamw, sgd'],
+  ),
+  'unknown task of compose': (
+    [COMPOSE + 'copyin,gru,bptt'],
+    ["bionet.tasks named 'copyin'", "Did you mean 'copying'?"],
+  ),
+  'unknown network of compose': (
+    [COMPOSE + 'copying,grru,bptt'],
+    ["no network named 'grru'", "Did you mean 'gru'?"],
+  ),
+  'setting of another factory': (
+    [COPYING, '--config.learner.name=local_plasticity'],
+    ["learner.remat is no setting of 'local_plasticity'", 'compose.py'],
+  ),
+  'negative learning rate': (
+    [COPYING, '--config.optimizer.learning_rate=-1.0'],
+    ['optimizer.learning_rate is -1.0', '0 or more'],
+  ),
+  'learning rate that is no number': (
+    [COPYING, '--config.optimizer.learning_rate=nan'],
+    ['optimizer.learning_rate is nan'],
+  ),
+  'negative clip': (
+    [COPYING, '--config.optimizer.clip_norm=-1.0'],
+    ['optimizer.clip_norm is -1.0'],
+  ),
+  'clip that is no number': (
+    [COPYING, '--config.optimizer.clip_norm=nan'],
+    ['optimizer.clip_norm is nan'],
+  ),
+  'unknown schedule': (
+    [COPYING, '--config.optimizer.schedule=cosin'],
+    ["optimizer.schedule is 'cosin'", 'constant or cosine'],
+  ),
+  'no length': (
+    [COPYING, '--config.num_steps=0'],
+    ['num_steps', 'num_epochs', 'positive'],
+  ),
+  'epochs of a task without any': (
+    [COPYING, '--config.num_steps=0', '--config.num_epochs=2'],
+    ["task 'copying'", 'no epochs', 'num_steps'],
+  ),
+  'more trials than numbers': (
+    [COPYING, '--config.num_steps=1000000000'],
+    ['batch_size 8 x 1000000000 updates', '2147483647'],
+  ),
+  'log_every': ([COPYING, '--config.log_every=0'], ['log_every is 0']),
+  'eval_every': ([COPYING, '--config.eval_every=-1'], ['eval_every is -1']),
+  'batch_size': ([COPYING, '--config.batch_size=0'], ['batch_size is 0']),
+  'every': ([COPYING, '--config.learner.every=-1'], ['learner.every is -1']),
+  'hidden': ([COPYING, '--config.network.hidden=0'], ['network.hidden is 0']),
+  'seed beyond 32 bits': (
+    [COPYING, '--config.seed=99999999999999999999'],
+    ['seed is 99999999999999999999', '2**32'],
+  ),
+  'negative seed': ([COPYING, '--config.seed=-1'], ['seed is -1']),
+  'local_plasticity on a cell': (
+    [COMPOSE + 'copying,gru,local_plasticity'],
+    ['local_plasticity needs a RelaxationNetwork', 'got a Cell', 'bptt'],
+  ),
+  'bptt on a network': (
+    [COMPOSE + 'digits,asymmetric,bptt'],
+    ['bptt runs a Cell', 'RelaxationNetwork is trained by: local_plasticity'],
+  ),
+  'local_plasticity on copying': (
+    [COMPOSE + 'copying,asymmetric,local_plasticity'],
+    ['static trials (T = 1)', 'T = 30'],
+  ),
+  'missing --config': ([], ['--config and --workdir are needed']),
+  'stray argument': ([COPYING, 'stray'], ["unknown argument 'stray'"]),
+  'unknown flag': ([COPYING, '--cofnig=3'], ["flag 'cofnig'", 'config']),
+  'override before the config': (
+    ['--config.batch_size=3', COPYING],
+    ['--config.batch_size=3', 'before'],
+  ),
+  'layer map without a diagonal': (
+    [COMPOSE + 'digits,third:no_diagonal,local_plasticity'],
+    ['edge (1, 1) is missing', 'row 1'],
+  ),
+  'sizes that do not fit': (
+    [COMPOSE + 'digits,third:no_fit,local_plasticity'],
+    ['edge (1, 0)', '(5,)', '(4,)'],
+  ),
+  'unknown message filter': (
+    [COMPOSE + 'digits,asymmetric,third:misfiltered'],
+    ["message filter 'forwards'", "Did you mean 'forward'?"],
+  ),
+  'factory that hides its settings': (
+    [COMPOSE + 'copying,third:hiding,bptt'],
+    ["'third:hiding'", '**kwargs'],
+  ),
+  'factory of something else': (
+    [COMPOSE + 'copying,third:number,bptt'],
+    ["'third:number'", 'int', 'Cell or a RelaxationNetwork'],
+  ),
+  'setting without a default': (
+    [COMPOSE + 'copying,third:needy,bptt'],
+    ['network.size has no default', "'third:needy'"],
+  ),
+  'factory that is not there': (
+    [COMPOSE + 'copying,third:absent,bptt'],
+    ["third has no 'absent'"],
+  ),
+  'module that is not there': (
+    [COMPOSE + 'copying,absent:absent,bptt'],
+    ["no module 'absent'"],
+  ),
+  'module that cannot be imported': (
+    [COMPOSE + 'copying,unimportable:gru,bptt'],
+    ["No module named 'not_there_at_all'"],
+  ),
+}
+
+# name: (module and all its arguments, words that the line must contain)
+OTHERS = {
+  'missing --workdir': (
+    ['experiments.train', COPYING],
+    ['--config and --workdir are needed'],
+  ),
+  'empty --workdir': (
+    ['experiments.train', COPYING, '--workdir='],
+    ['--config and --workdir are needed'],
+  ),
+  'workdir without a value': (
+    ['experiments.train', COPYING, '--workdir'],
+    ['--workdir'],
+  ),
+  'workdir below a file': (
+    ['experiments.train', COPYING, '--workdir=TMP/file/run'],
+    ['TMP/file/run', 'Not a directory'],
+  ),
+  'workdir of an unfinished run': (
+    ['experiments.train', COPYING, '--workdir=TMP/unfinished'],
+    ['--workdir=TMP/unfinished holds an unfinished run'],
+  ),
+  'workdir of a finished run': (
+    ['experiments.train', COPYING, '--workdir=TMP/finished'],
+    ['--workdir=TMP/finished holds a finished run'],
+  ),
+  'evaluate without a workdir': (['experiments.evaluate'], ['--workdir']),
+  'evaluate where nothing is': (
+    ['experiments.evaluate', '--workdir=TMP/nothing'],
+    ['--workdir=TMP/nothing holds no run', 'config.json'],
+  ),
+  'bench without a suite': (['experiments.bench'], ['--suite']),
+  'unknown suite': (
+    ['experiments.bench', '--suite=copyin'],
+    ['--suite=copyin', 'copying'],
+  ),
+  'seeds that are no numbers': (
+    ['experiments.bench', '--suite=copying', '--seeds=a'],
+    ['--seeds', "'a'"],
+  ),
+  'rows for a folder that is not there': (
+    ['experiments.bench', '--suite=copying', '--output=TMP/nothing/rows.json'],
+    ['--output=TMP/nothing/rows.json', 'TMP/nothing'],
+  ),
+}
+
+CASES = {
+  **{
+    name: (['experiments.train', WORKDIR, *args], words)
+    for name, (args, words) in TRAIN.items()
+  },
+  **OTHERS,
+}
+
+
+@pytest.fixture(scope='module')
+def folder(tmp_path_factory):
+  """What stands there before any case runs."""
+  folder = tmp_path_factory.mktemp('bad_input')
+  (folder / 'third.py').write_text(THIRD)
+  (folder / 'unimportable.py').write_text('import not_there_at_all\n')
+  (folder / 'broken_config.py').write_text('def get_config(:\n')
+  (folder / 'file').write_text('a regular file\n')
+  for name in ('unfinished', 'finished'):
+    (folder / name).mkdir()
+    (folder / name / 'config.json').write_text('{}\n')
+  (folder / 'finished' / 'result.json').write_text('{}\n')
+  return folder
+
+
+@pytest.fixture(scope='module')
+def results(folder):
+  """`({case: its result}, {file: content} afterwards, and before)`."""
+  before = _content(folder)
+  cases = [
+    [argument.replace('TMP', str(folder)) for argument in arguments]
+    for arguments, _ in CASES.values()
+  ]
+  path = os.pathsep.join([str(REPO), str(folder)])
+  answer = subprocess.run(
+    [sys.executable, FORK_RUNS],
+    cwd=folder,
+    input=json.dumps([_from(REPO, case) for case in cases]),
+    env={
+      **os.environ,
+      'PYTHONPATH': path,
+      'PYTHONDONTWRITEBYTECODE': '1',
+      'JAX_PLATFORMS': 'cpu',
+    },
+    capture_output=True,
+    text=True,
+    check=True,
+  )
+  found = dict(zip(CASES, json.loads(answer.stdout), strict=True))
+  return found, _content(folder), before
+
+
+def _from(root: pathlib.Path, arguments: list[str]) -> list[str]:
+  """The arguments with config files of the repository given from its root."""
+  return [
+    a.replace('=experiments/', f'={root}/experiments/') for a in arguments
+  ]
+
+
+def _content(folder: pathlib.Path) -> dict[str, str]:
+  return {
+    str(path.relative_to(folder)): path.read_text() if path.is_file() else ''
+    for path in sorted(folder.rglob('*'))
+  }
+
+
+@pytest.mark.parametrize('name', CASES)
+def test_one_line_says_what_is_wrong(name, results, folder):
+  """Truth: the words of the table; status 2; one line; nothing printed."""
+  result = results[0][name]
+  error = result['stderr']
+  assert error.startswith('error: ') and error.count('\n') == 1, error
+  assert error.endswith('\n')
+  assert result['status'] == 2
+  assert result['stdout'] == ''
+  for word in CASES[name][1]:
+    word = word.replace('TMP', str(folder))
+    assert word in error.replace(f'{REPO}/', ''), error
+
+
+def test_nothing_was_written(results):
+  """Truth: the folder, which is also where all cases ran, before and after."""
+  _, after, before = results
+  assert after == before
+
+
+@pytest.mark.parametrize(
+  ('arguments', 'word'),
+  [
+    ([COPYING, '--config.batch_sizes=3'], 'Did you mean "batch_size"'),
+    ([PROTOTYPES, '--config.task.p_noise=.6'], 'task.p_noise is 0.6'),
+  ],
+)
+def test_as_a_user_starts_it(arguments, word, tmp_path):
+  """Truth: a process of its own, where nothing was imported or forked."""
+  workdir = tmp_path / 'run'
+  answer = subprocess.run(
+    [
+      sys.executable,
+      '-m',
+      'experiments.train',
+      *arguments,
+      f'--workdir={workdir}',
+    ],
+    cwd=REPO,
+    capture_output=True,
+    text=True,
+    check=False,
+  )
+  assert answer.returncode == 2
+  assert answer.stderr.startswith('error: ')
+  assert answer.stderr.count('\n') == 1
+  assert word in answer.stderr
+  assert answer.stdout == ''
+  assert not workdir.exists()

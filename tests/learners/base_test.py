@@ -1,0 +1,181 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`descend`: who sees what, and when weights change."""
+
+import chex
+import haiku as hk
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from bionet_core import interfaces
+from bionet_core.cells import haiku as cells
+from bionet_core.relaxation import asymmetric
+from bionet_learners import base, bptt, local_plasticity
+
+T, B = 7, 3
+KEY = jax.random.key(2)
+
+
+class Sizes:
+  input_shape = (4,)
+  num_outputs = 2
+
+
+def squared_error(outputs, targets, mask):
+  error = jnp.sum((outputs - targets) ** 2, axis=-1)
+  return jnp.mean(error * mask), {'mse': jnp.mean(error * mask)}
+
+
+def trials(seed=0, num_steps=T):
+  rng = np.random.default_rng(seed)
+  return interfaces.Trials(
+    inputs=jnp.asarray(rng.normal(size=(num_steps, B, 4)), jnp.float32),
+    targets=jnp.asarray(rng.normal(size=(num_steps, B, 2)), jnp.float32),
+    mask=jnp.full((num_steps, B), 1 / num_steps),
+    index=jnp.arange(B),
+  )
+
+
+def rule():
+  cell = cells.cell_from_core(lambda: hk.GRU(5), lambda: hk.Linear(2))
+  return bptt.bptt(cell, squared_error)
+
+
+def test_updates_at_borders_equal_a_loop_over_windows():
+  """Truth: the loop written out, 7 steps in windows of 3, 3 and 1."""
+  batch, optimizer = trials(), optax.adam(0.05)
+  learner = base.descend(rule(), optimizer, every=3)
+  start = jax.jit(learner.init)(KEY, batch)
+  after, metrics = jax.jit(learner.update)(start, KEY, batch)
+
+  params, opt_state, losses = start.params, start.opt_state, []
+  state = rule().begin(params, {}, start.rule_state, KEY, batch)
+  for begin, end in ((0, 3), (3, 6), (6, 7)):
+    window = batch.replace(
+      inputs=batch.inputs[begin:end],
+      targets=batch.targets[begin:end],
+      mask=batch.mask[begin:end],
+    )
+    estimate, state = rule().estimate(params, {}, state, KEY, window)
+    updates, opt_state = optimizer.update(estimate.updates, opt_state, params)
+    params = optax.apply_updates(params, updates)
+    losses.append(estimate.loss)
+  chex.assert_trees_all_close(after.params, params, rtol=1e-5, atol=1e-6)
+  np.testing.assert_allclose(metrics['loss'], sum(losses), rtol=1e-5)
+  np.testing.assert_allclose(metrics['mse'], sum(losses), rtol=1e-5)
+  assert int(after.step) == 1
+
+  whole = base.descend(rule(), optimizer)
+  once, _ = jax.jit(whole.update)(start, KEY, batch)
+  with pytest.raises(AssertionError):  # the mutant: one update at the end
+    chex.assert_trees_all_close(once.params, params, rtol=1e-3, atol=1e-4)
+
+
+def test_carry_continues_a_stream_and_begin_restarts_it():
+  """Truth: two halves carried over = both halves in one batch, in windows."""
+  whole = trials(num_steps=8)
+  halves = [
+    whole.replace(
+      inputs=whole.inputs[part],
+      targets=whole.targets[part],
+      mask=whole.mask[part],
+    )
+    for part in (slice(0, 4), slice(4, 8))
+  ]
+
+  def run(learner, batches):
+    state = jax.jit(learner.init)(KEY, batches[0])
+    update = jax.jit(learner.update)
+    for batch in batches:
+      state, _ = update(state, KEY, batch)
+    return state
+
+  sgd = optax.sgd(0.1)
+  carried = run(base.descend(rule(), sgd, carry=True), halves)
+  windows = run(base.descend(rule(), sgd, every=4), [whole])
+  chex.assert_trees_all_close(carried.params, windows.params, rtol=1e-5)
+  np.testing.assert_array_equal(carried.rule_state.per_trial.steps, 8)
+  restarted = run(base.descend(rule(), sgd), halves)
+  np.testing.assert_array_equal(restarted.rule_state.per_trial.steps, 4)
+  with pytest.raises(AssertionError):
+    chex.assert_trees_all_close(
+      restarted.params, windows.params, rtol=1e-3, atol=1e-5
+    )
+
+
+def test_the_optimizer_never_sees_a_constant():
+  """Truth: a decay that would shrink what it sees leaves constants bitwise."""
+  network = asymmetric.asymmetric(Sizes(), hidden=6)
+  learner = base.descend(
+    local_plasticity.local_plasticity(network, clamped=2, free=2),
+    optax.chain(optax.add_noise(0.1, 0.5, 0), optax.adamw(0.1, weight_decay=1)),
+  )
+  batch = trials(num_steps=1)
+  batch = batch.replace(targets=jnp.asarray([[0, 1, 1]]))
+  start = state = jax.jit(learner.init)(KEY, batch)
+  for _ in range(3):
+    state, _ = jax.jit(learner.update)(state, KEY, batch)
+  assert set(start.constants) == {
+    'to1_from0',
+    'to1_from1',
+    'to1_from2',
+    'to2_from1',
+  }
+  chex.assert_trees_all_equal(start.constants, state.constants)
+  for before, after in zip(
+    jax.tree.leaves(start.params), jax.tree.leaves(state.params), strict=True
+  ):
+    assert not np.allclose(before, after)
+
+
+def test_estimates_and_shared_state_are_averaged_over_devices():
+  """Truth: two devices with half the trials each equal one with all (SGD)."""
+  batch = trials()
+  batch = jax.tree.map(lambda x: x[:, :2] if x.ndim > 1 else x[:2], batch)
+  one = base.descend(rule(), optax.sgd(0.1))
+  start = jax.jit(one.init)(KEY, batch)
+  wanted, _ = jax.jit(one.update)(start, KEY, batch)
+  devices = base.Devices(
+    count=2,
+    index=lambda: jax.lax.axis_index('d'),
+    mean=lambda tree: jax.tree.map(lambda x: jax.lax.pmean(x, 'd'), tree),
+    gather=lambda tree: jax.lax.all_gather(tree, 'd', tiled=True),
+  )
+  two = base.descend(rule(), optax.sgd(0.1), devices=devices)
+  parts = interfaces.Trials(
+    inputs=jnp.moveaxis(batch.inputs, 1, 0)[:, :, None],
+    targets=jnp.moveaxis(batch.targets, 1, 0)[:, :, None],
+    mask=jnp.moveaxis(batch.mask, 1, 0)[:, :, None],
+    index=batch.index[:, None],
+  )
+
+  def run(part):
+    state = start._replace(rule_state=base.RuleState((), ()))
+    return two.update(state, KEY, part)
+
+  after, metrics = jax.device_get(jax.pmap(run, axis_name='d')(parts))
+  first = jax.tree.map(lambda x: x[0], after.params)
+  chex.assert_trees_all_close(first, wanted.params, rtol=1e-5, atol=1e-6)
+  assert metrics['loss'][0] == metrics['loss'][1]
+
+
+def test_updates_of_another_structure_are_refused():
+  """Truth: the contract `updates` is a tree like `params`."""
+
+  def estimate(*args):
+    got, state = rule().estimate(*args)
+    return got._replace(updates={'gru': got.updates['gru']}), state
+
+  learner = base.descend(rule()._replace(estimate=estimate), optax.sgd(0.1))
+  state = jax.jit(learner.init)(KEY, trials())
+  with pytest.raises(AssertionError):
+    learner.update(state, KEY, trials())
+
+
+@pytest.mark.parametrize('every', [0, -3])
+def test_a_window_must_be_positive(every):
+  """Truth: the message says what is possible."""
+  with pytest.raises(ValueError, match='every'):
+    base.descend(rule(), optax.sgd(0.1), every=every)

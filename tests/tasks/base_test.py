@@ -1,0 +1,100 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What tasks share, against NumPy."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from bionet_core import interfaces
+from bionet_tasks import base
+
+KEY, NUM_DATA = jax.random.key(2), 8
+order = jax.jit(base.epoch_order, static_argnums=2)
+
+
+def test_each_sample_comes_exactly_once_an_epoch():
+  """Truth: sorted(range(num_data)), epoch by epoch; orders are not alike."""
+  run, other = (
+    np.asarray(order(jax.random.key(seed), jnp.arange(40), NUM_DATA))
+    for seed in (2, 3)
+  )
+  epochs = run.reshape(-1, NUM_DATA)
+  for epoch in epochs:
+    assert sorted(epoch) == list(range(NUM_DATA))
+  assert len({tuple(epoch) for epoch in epochs}) == len(epochs)
+  assert np.any(other[:NUM_DATA] != epochs[0])
+
+
+def test_any_batch_is_a_cut_of_the_whole_run():
+  """Truth: a law; batches that straddle epochs, or are longer than one."""
+  run = np.asarray(order(KEY, jnp.arange(40), NUM_DATA))
+  for start, size in ((0, 4), (5, 4), (6, 4), (8, 19), (9, 19)):
+    batch = order(KEY, start + jnp.arange(size), NUM_DATA)
+    np.testing.assert_array_equal(batch, run[start : start + size])
+
+
+def test_cross_entropy_is_the_masked_mean_of_log_softmax():
+  """Truth: NumPy's log-sum-exp; hits counted by hand."""
+  generator = np.random.default_rng(0)
+  outputs = generator.normal(0, 3, (6, 4)).astype(np.float32)
+  targets = generator.integers(0, 4, 6)
+  mask = generator.uniform(0, 2, 6).astype(np.float32)
+  loss, metrics = base.cross_entropy(outputs, targets, mask)
+  likelihoods = np.exp(outputs) / np.exp(outputs).sum(1, keepdims=True)
+  losses = -np.log(likelihoods[np.arange(6), targets])
+  np.testing.assert_allclose(loss, np.mean(mask * losses), rtol=1e-5)
+  hits = outputs.argmax(1) == targets
+  assert 0 < hits.sum() < 6
+  np.testing.assert_allclose(
+    metrics['accuracy'], np.mean(mask * hits), rtol=1e-6
+  )
+
+
+def test_cross_entropy_refuses_float_classes_and_wrong_ranks():
+  """Truth: the documented types."""
+  outputs, mask = jnp.zeros((3, 2)), jnp.ones(3)
+  with pytest.raises(AssertionError):
+    base.cross_entropy(outputs, jnp.zeros(3), mask)
+  with pytest.raises(AssertionError):
+    base.cross_entropy(outputs, jnp.zeros((3, 1), int), mask)
+
+
+def test_sum_over_steps_is_the_loop_over_steps():
+  """Truth: a Python loop; names and weights are those of the loss."""
+  generator = np.random.default_rng(1)
+  outputs = generator.normal(size=(4, 3, 2)).astype(np.float32)
+  trials = interfaces.Trials(
+    inputs=None,
+    targets=generator.integers(0, 2, (4, 3)),
+    mask=generator.uniform(0, 1, (4, 3)).astype(np.float32),
+    index=np.arange(3),
+  )
+  metrics = base.sum_over_steps(base.cross_entropy)(outputs, trials)
+  steps = [
+    base.cross_entropy(outputs[t], trials.targets[t], trials.mask[t])
+    for t in range(4)
+  ]
+  assert set(metrics) == {'loss', 'accuracy'}
+  np.testing.assert_allclose(
+    metrics['loss'], sum(s[0] for s in steps), rtol=1e-5
+  )
+  accuracy = sum(s[1]['accuracy'] for s in steps)
+  np.testing.assert_allclose(metrics['accuracy'], accuracy, rtol=1e-5)
+  with pytest.raises(AssertionError):
+    base.sum_over_steps(base.cross_entropy)(outputs[:-1], trials)
+
+
+def test_static_trials_have_one_step_that_is_asked():
+  """Truth: the documented layout."""
+  trials = base.static_trials(jnp.ones((3, 5)), jnp.arange(3), jnp.arange(3))
+  assert trials.inputs.shape == (1, 3, 5)
+  np.testing.assert_array_equal(trials.targets, [[0, 1, 2]])
+  np.testing.assert_array_equal(trials.mask, np.ones((1, 3)))
+
+
+def test_sizes_must_be_positive_and_are_named():
+  """Truth: the message a user reads."""
+  base.check_positive(num_data=1)
+  with pytest.raises(ValueError, match=r'task\.dim is 0'):
+    base.check_positive(num_data=1, dim=0)
