@@ -239,6 +239,7 @@ def _announce(config, run: build.Run, state: learners.LearnerState) -> None:
 
 def _say(line: str) -> None:
   tqdm.tqdm.write(line)
+  sys.stdout.flush()  # a pipe or a log file should see it now
 
 
 def list_plugins() -> str:

@@ -202,17 +202,52 @@ def test_outputs_nobody_asks_for_break_nothing():
   np.testing.assert_allclose(gradient['w'], [[4 * squares]], rtol=1e-6)
 
 
+def score_of(readout, w, emission):
+  """The loss of a step that asks trial 1 only, as a function of w."""
+  cell = OVERFLOWING._replace(readout=readout)
+  return unroll.score_step(
+    cell,
+    squared,
+    {'w': w},
+    {},
+    emission,
+    jnp.zeros_like(emission),
+    jnp.array([0.0, 1.0]),
+  )[0]
+
+
 @pytest.mark.parametrize('bad', [np.inf, -np.inf, np.nan])
-def test_a_masked_output_that_is_not_finite_weighs_nothing(bad):
-  """Truth: the asked output alone, by hand."""
-  mask = jnp.array([0.0, 1.0])
-  score = unroll.on_asked_steps(squared)
-  outputs, targets = jnp.array([[bad], [3.0]]), jnp.zeros((2, 1))
-  value, gradient = jax.value_and_grad(
-    lambda outputs: score(outputs, targets, mask)[0]
-  )(outputs)
-  assert value == 9 / 2
-  np.testing.assert_array_equal(gradient, [[0.0], [3.0]])
+def test_a_masked_emission_that_is_not_finite_weighs_nothing(bad):
+  """Truth: the asked output w 3 alone: loss (3 w)^2 / 2, slope 9 w."""
+  value, slope = jax.value_and_grad(score_of, 1)(
+    lambda p, c, e: p['w'] * e, jnp.float32(2.0), jnp.array([[bad], [3.0]])
+  )
+  np.testing.assert_allclose([value, slope], [36 / 2, 18.0], rtol=1e-6)
+
+
+def test_a_masked_readout_that_overflows_weighs_nothing():
+  """Truth: exp(w e)^2 / 2 of the asked e = 1, slope exp(2 w).
+
+  The other trial's exp(200) is inf, and so is its slope: a `where` on the
+  outputs alone would leave 0 * inf in the gradient.
+  """
+  value, slope = jax.value_and_grad(score_of, 1)(
+    lambda p, c, e: jnp.exp(p['w'] * e),
+    jnp.float32(2.0),
+    jnp.array([[100.0], [1.0]]),
+  )
+  expected = [np.exp(4.0) / 2, np.exp(4.0)]
+  np.testing.assert_allclose([value, slope], expected, rtol=1e-5)
+
+
+def test_a_masked_output_that_is_not_finite_weighs_nothing():
+  """Truth: log(w e) at the asked e = 1; the zeroed emission reads out -inf."""
+  value, slope = jax.value_and_grad(score_of, 1)(
+    lambda p, c, e: p['w'] + jnp.log(e),
+    jnp.float32(2.0),
+    jnp.array([[5.0], [1.0]]),
+  )
+  np.testing.assert_allclose([value, slope], [4 / 2, 2.0], rtol=1e-6)
 
 
 def test_a_gathered_population_loss_has_the_whole_gradient_on_each_device():

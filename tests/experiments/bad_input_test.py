@@ -57,6 +57,10 @@ def hiding(spec, **settings):
   return None
 
 
+def talkative(spec):
+  raise ValueError('one thing\\n\\n  and another')
+
+
 def number(spec):
   return 3
 
@@ -220,6 +224,10 @@ TRAIN = {
     [COMPOSE + 'copying,third:number,bptt'],
     ["'third:number'", 'int', 'Cell or a RelaxationNetwork'],
   ),
+  'message of several lines': (
+    [COMPOSE + 'copying,third:talkative,bptt'],
+    ['error: one thing and another'],
+  ),
   'setting without a default': (
     [COMPOSE + 'copying,third:needy,bptt'],
     ['network.size has no default', "'third:needy'"],
@@ -342,9 +350,9 @@ def _from(root: pathlib.Path, arguments: list[str]) -> list[str]:
   ]
 
 
-def _content(folder: pathlib.Path) -> dict[str, str]:
+def _content(folder: pathlib.Path) -> dict[str, bytes]:
   return {
-    str(path.relative_to(folder)): path.read_text() if path.is_file() else ''
+    str(path.relative_to(folder)): path.read_bytes() if path.is_file() else b''
     for path in sorted(folder.rglob('*'))
   }
 

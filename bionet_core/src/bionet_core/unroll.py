@@ -56,20 +56,6 @@ def initial_state(
   return cell.initial_state(constants, step_keys(keys, first))
 
 
-def on_asked_steps(loss: interfaces.StepLoss) -> interfaces.StepLoss:
-  """The loss with outputs zeroed wherever their mask is zero.
-
-  A masked output weighs 0, but 0 * inf is NaN, in the loss and in its
-  gradient: what nobody asks for must not be able to break a run.
-  """
-
-  def asked(outputs, targets, mask):
-    wanted = jnp.expand_dims(mask != 0, tuple(range(1, outputs.ndim)))
-    return loss(jnp.where(wanted, outputs, 0), targets, mask)
-
-  return asked
-
-
 def gathered(
   loss: interfaces.StepLoss,
   gather: Callable[[interfaces.ArrayTree], interfaces.ArrayTree],
@@ -106,13 +92,17 @@ def score_step(
 ) -> tuple[jax.Array, dict[str, jax.Array]]:
   """Readout and loss of one step, skipped where no trial is asked.
 
+  Where some trials are asked, the others' emissions and outputs are zeroed:
+  they weigh 0, but 0 * inf is NaN, in the loss and, behind a readout whose
+  slope overflows, in the gradient. What nobody asks for must not break a run.
+
   Returns:
     The loss `[]` and the metrics `{name: []}`; zeros where the mask is zero.
   """
 
   def asked(emission, targets, mask):
-    outputs = cell.readout(params, constants, emission)
-    return on_asked_steps(loss)(outputs, targets, mask)
+    outputs = cell.readout(params, constants, _or_zero(mask, emission))
+    return loss(_or_zero(mask, outputs), targets, mask)
 
   shapes = jax.eval_shape(asked, emission, targets, mask)
   return jax.lax.cond(
@@ -123,6 +113,12 @@ def score_step(
     targets,
     mask,
   )
+
+
+def _or_zero(mask: jax.Array, values: jax.Array) -> jax.Array:
+  """Values `[B, ...]`, zero for the trials whose mask `[B]` is."""
+  asked = jnp.expand_dims(mask != 0, tuple(range(1, values.ndim)))
+  return jnp.where(asked, values, 0)
 
 
 def unroll(

@@ -90,6 +90,10 @@ def test_an_unknown_filter_is_refused_and_the_near_one_named():
       r'edge \(2, 2\): Fully.*activation',
     ),
     (changed(2, 4, DENSE((2, 2))), r'edge \(2, 4\): unknown sender 4'),
+    (
+      changed(2, 1, layers.RecurrentDiscrete((2, 2), 0.5)),
+      r"edge \(2, 1\): RecurrentDiscrete.*row's own",
+    ),
     (changed(2, -1, DENSE((2, 2))), r'edge \(2, -1\): unknown sender -1'),
     (changed(2, 1, DENSE(5)), r'edge \(2, 1\).*size \(5,\).*size \(2, 2\)'),
     (changed(1, 3, DENSE((2, 2))), r'edge \(1, 3\).*size \(2, 2\).*\(4,\)'),

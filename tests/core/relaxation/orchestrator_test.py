@@ -181,6 +181,36 @@ def test_predict_recomputes_the_output_row_only():
   chex.assert_trees_all_equal(predicted.buffers[:-1], state.buffers[:-1])
 
 
+def test_a_readout_does_not_see_the_clamped_label():
+  """Truth: the same hidden row, unclamped; its output row couples to itself."""
+  rows = {
+    1: {
+      0: layers.FullyConnected(4),
+      1: layers.RecurrentDiscrete(4, j_d=0.5),
+    },
+    2: {1: layers.FullyConnected(2), 2: layers.RecurrentDiscrete(2, j_d=9.0)},
+  }
+  network = orchestrator.SequentialOrchestrator(
+    layer_map.LayerMap.from_dict(rows)
+  )
+  inputs = jnp.asarray(
+    np.random.default_rng(3).normal(size=(3, 5)), jnp.float32
+  )
+  params, constants = network.init(jax.random.key(0), inputs)
+  scores = [
+    network.readout(
+      params,
+      constants,
+      network.initial_state(params, constants, inputs, targets).at_row(
+        1, jnp.sign(inputs[:, :4])
+      ),
+    )
+    for targets in (None, jnp.asarray([0, 1, 0]), jnp.asarray([1, 0, 1]))
+  ]
+  np.testing.assert_array_equal(scores[0], scores[1])
+  np.testing.assert_array_equal(scores[0], scores[2])
+
+
 @pytest.mark.parametrize('messages', ['all', 'forward', 'free'])
 def test_stopping_at_a_fixed_point_changes_nothing(messages):
   """Truth: all sweeps, bit for bit, `changed` included.

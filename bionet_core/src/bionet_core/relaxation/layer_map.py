@@ -38,8 +38,9 @@ class LayerMap:
     Raises:
       ValueError: for a key that is no integer, a row that is missing, an
         unknown sender, a row without its own layer, a hidden or output row
-        whose own layer has no activation, or layers that disagree about a
-        row's size. It names the edge.
+        whose own layer has no activation, a layer with an activation between
+        two rows, or layers that disagree about a row's size. It names the
+        edge.
     """
     _check_keys(rows)
     edges = tuple(
@@ -157,6 +158,13 @@ def _check_topology(rows) -> None:
         raise ValueError(
           f'edge ({receiver}, {sender}): unknown sender {sender}; rows are 0 '
           f'to {expected[-1]}.'
+        )
+      own = hasattr(rows[receiver][sender], 'activation')
+      if own and sender != receiver:
+        kind = type(rows[receiver][sender]).__name__
+        raise ValueError(
+          f"edge ({receiver}, {sender}): {kind} can only be a row's own layer; "
+          'it has an activation.'
         )
 
 

@@ -185,11 +185,11 @@ class SequentialOrchestrator:
     return self.settle(params, constants, state, messages='free', sweeps=1)[0]
 
   def readout(self, params, constants, state) -> jax.Array:
-    """The output row's scores, float `[B, O]`."""
+    """The output row's scores, float `[B, O]`; the row itself is not read."""
     last = self.layer_map.last
     weights = self._weights(params, constants)
     field = jnp.zeros_like(state[last])
-    for sender in self.layer_map.senders(last, 'forward'):
+    for sender in self.layer_map.senders(last, 'free'):
       field += self._message((last, sender), weights, state)
     return self.layer_map.own(last).activation(field)
 
