@@ -42,6 +42,7 @@ def draw(
           label=f'{level} {values[name]:.3g}',
         )
     axes.set_xlabel('updates')
+    axes.set_xlim(left=0)
     axes.set_ylabel('loss descended' if name == 'loss' else name)
     axes.spines[['top', 'right']].set_visible(False)
     axes.xaxis.set_major_locator(ticker.MaxNLocator(integer=True))

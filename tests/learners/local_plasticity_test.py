@@ -21,9 +21,9 @@ class Sizes:
   num_outputs = C
 
 
-def trials(batch=B, seed=0):
+def trials(batch=B, seed=0, bits=D):
   rng = np.random.default_rng(seed)
-  inputs = rng.choice([-1.0, 1.0], (1, batch, D))
+  inputs = rng.choice([-1.0, 1.0], (1, batch, bits))
   return interfaces.Trials(
     inputs=jnp.asarray(inputs, jnp.float32),
     targets=jnp.asarray(np.arange(batch)[None] % C, jnp.int32),
@@ -97,11 +97,11 @@ def test_the_label_reaches_the_hidden_row_only_while_clamped():
 
 
 def test_descent_lowers_the_local_loss_and_learns_its_trials():
-  """Truth: few trials, many units: memorised to the last."""
-  network = asymmetric.asymmetric(Sizes(), hidden=40)
+  """Truth: six random inputs of 60 bits and 80 units: memorised to the last."""
+  network = asymmetric.asymmetric(Sizes(), hidden=80)
   rule = local_plasticity.local_plasticity(network)
   learner = base.descend(rule, optax.adam(5e-3))
-  batch = trials()
+  batch = trials(bits=60)
   state = jax.jit(learner.init)(KEY, batch)
 
   @jax.jit

@@ -62,6 +62,10 @@ def local_plasticity(
   ):
     if sweeps < 0:
       raise ValueError(f'learner.{name} is {sweeps}; it must be 0 or more.')
+  if evaluation_sweeps < 1:
+    raise ValueError(
+      f'learner.evaluation_sweeps is {evaluation_sweeps}; 1 is the least.'
+    )
   if warm_up + clamped + free == 0:
     raise ValueError(
       'learner: warm_up, clamped and free are all 0; nothing settles.'

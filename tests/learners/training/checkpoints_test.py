@@ -32,8 +32,26 @@ def test_a_state_comes_back_bit_for_bit(tmp_path):
   chex.assert_trees_all_equal_structs(restored, state())
 
 
-def test_a_template_of_another_shape_is_refused(tmp_path):
-  """Truth: the template asks for 4 parameters, 3 were saved."""
+def without_rule_state(state):
+  return state._replace(rule_state=base.RuleState(shared=(), per_trial=()))
+
+
+def with_float_step(state):
+  return state._replace(step=jnp.float32(7))
+
+
+@pytest.mark.parametrize(
+  'template, message',
+  [
+    (lambda: state(4), r'opt_state/0/mu/w is float32\[3\], and float32\[4\]'),
+    (lambda: without_rule_state(state()), 'per_trial/0 is .* and nothing'),
+    (lambda: with_float_step(state()), r'step is int32\[\], and float32'),
+  ],
+)
+def test_another_template_is_refused_and_the_leaf_named(
+  tmp_path, template, message
+):
+  """Truth: the first leaf, by name, that was saved otherwise."""
   path = checkpoints.save_checkpoint(state(), tmp_path, 7)
-  with pytest.raises(ValueError, match='w'):
-    checkpoints.load_checkpoint(path, jax.eval_shape(lambda: state(4)))
+  with pytest.raises(ValueError, match=message):
+    checkpoints.load_checkpoint(path, jax.eval_shape(template))

@@ -5,6 +5,7 @@ import os
 import pathlib
 
 import jax
+import numpy as np
 import orbax.checkpoint as ocp
 
 from bionet_core import interfaces
@@ -34,16 +35,27 @@ def load_checkpoint(
     A tree like the template with the saved values.
 
   Raises:
-    ValueError: if the saved tree, a shape or a dtype is not the template's.
+    ValueError: if the saved tree, a shape or a dtype is not the template's; it
+      names the first leaf that differs.
   """
+  path = pathlib.Path(path).absolute()
   with ocp.StandardCheckpointer() as checkpointer:
-    state = checkpointer.restore(pathlib.Path(path).absolute(), template)
-  wanted = jax.tree.leaves_with_path(template)
-  for (where, want), leaf in zip(wanted, jax.tree.leaves(state), strict=True):
-    if (leaf.shape, leaf.dtype) != (want.shape, want.dtype):
-      raise ValueError(
-        f'checkpoint {os.fspath(path)}: {jax.tree_util.keystr(where)} is '
-        f'{leaf.dtype}{list(leaf.shape)}, and {want.dtype}{list(want.shape)} '
-        'is needed.'
-      )
-  return state
+    saved = _leaves(checkpointer.metadata(path).item_metadata.tree)
+    wanted = _leaves(template)
+    for name in sorted(saved.keys() | wanted.keys()):
+      if saved.get(name) != wanted.get(name):
+        raise ValueError(
+          f'checkpoint {path}: {name} is {saved.get(name, "not saved")}, and '
+          f'{wanted.get(name, "nothing")} is needed.'
+        )
+    return checkpointer.restore(path, template)
+
+
+def _leaves(tree: interfaces.ArrayTree) -> dict[str, str]:
+  """Every array of a tree, or of a checkpoint's metadata: 'float32[3, 4]'."""
+  return {
+    jax.tree_util.keystr(where, simple=True, separator='/'): (
+      f'{np.dtype(leaf.dtype)}{list(leaf.shape)}'
+    )
+    for where, leaf in jax.tree.leaves_with_path(tree)
+  }
