@@ -9,6 +9,7 @@ Every suite prints a table; `--output=FILE.json` also keeps its rows.
 
 import importlib
 import pathlib
+import re
 import types
 
 from absl import flags
@@ -42,6 +43,18 @@ def table(rows: list[dict]) -> str:
   return '\n'.join(line.rstrip() for line in lines)
 
 
+def parse_seeds(parts: list[str]) -> list[int]:
+  """Seeds of a list such as `['0', '10-12']`: 0, 10, 11 and 12."""
+  seeds = []
+  for part in parts:
+    found = re.fullmatch(r'(\d+)(?:-(\d+))?', part.strip())
+    if not found:
+      commandline.refuse(f'--seeds: {part!r} is neither a seed nor a range.')
+    first, last = int(found[1]), int(found[2] or found[1])
+    seeds += range(first, last + 1)
+  return seeds
+
+
 def _cell(value) -> str:
   return f'{value:.4f}' if isinstance(value, float) else str(value)
 
@@ -49,13 +62,10 @@ def _cell(value) -> str:
 def _main(argv: list[str]) -> None:
   del argv
   suite = importlib.import_module(f'experiments.suites.{_SUITE.value}')
-  try:
-    seeds = [int(seed) for seed in _SEEDS.value or suite.SEEDS]
-  except ValueError as error:
-    commandline.refuse(f'--seeds: {error}')
-  output = pathlib.Path(_OUTPUT.value or '.').absolute()
-  if not output.parent.is_dir():
-    commandline.refuse(f'--output={_OUTPUT.value}: no folder {output.parent}.')
+  seeds = parse_seeds(_SEEDS.value) if _SEEDS.value else list(suite.SEEDS)
+  output = pathlib.Path(_OUTPUT.value or 'unused').absolute()
+  if not output.parent.is_dir() or output.is_dir():
+    commandline.refuse(f'--output={_OUTPUT.value} cannot be written as a file.')
   rows = suite.run(seeds, _ONLY.value)
   if not rows:
     commandline.refuse(f'no row of {_SUITE.value} has {_ONLY.value!r} in it.')
@@ -75,7 +85,9 @@ if __name__ == '__main__':
     required=True,
   )
   _SEEDS = flags.DEFINE_list(
-    'seeds', None, "Seeds or splits, e.g. 0,1,2; by default the suite's own."
+    'seeds',
+    None,
+    "Seeds or splits, e.g. 0,1,2 or 0-19; default: the suite's own.",
   )
   _ONLY = flags.DEFINE_string(
     'only', '', 'Measure only the rows with this in their name.'

@@ -33,6 +33,7 @@ _OPTIMIZERS: Mapping[str, Callable[..., optax.GradientTransformation]] = {
   'sgd': optax.sgd,
 }
 
+_RUN = 0x72756E  # what keys of a run are folded with: 'run'
 _MAX_TRIALS = 2**31 - 1  # trials are numbered by int32
 
 # Settings of config.learner that belong to `descend`, not to the rule.
@@ -45,14 +46,16 @@ class Keys(NamedTuple):
   Attributes:
     init: parameters and what a rule draws once.
     data: training trials.
-    noise: noise of trials, in dynamics and rules.
-    evaluation: held-out trials and their noise.
+    noise: their noise, in dynamics and rules.
+    held_out: trials of evaluations.
+    held_out_noise: their noise.
   """
 
   init: jax.Array
   data: jax.Array
   noise: jax.Array
-  evaluation: jax.Array
+  held_out: jax.Array
+  held_out_noise: jax.Array
 
 
 class Run(NamedTuple):
@@ -74,12 +77,13 @@ class Run(NamedTuple):
 
 
 def make_keys(seed: int) -> Keys:
-  """The run's keys of a seed."""
-  return Keys(*jax.random.split(jax.random.key(seed), len(Keys._fields)))
+  """The run's keys of a seed; none is a key that a task makes of it."""
+  root = jax.random.fold_in(jax.random.key(seed), _RUN)
+  return Keys(*jax.random.split(root, len(Keys._fields)))
 
 
 def build(config: ml_collections.ConfigDict) -> Run:
-  """Builds a run, and checks it by tracing one update and one prediction.
+  """Builds a run, and checks it by tracing an update and every evaluation.
 
   Args:
     config: see `experiments/configs/base.py` for the keys that all share.
@@ -94,18 +98,22 @@ def build(config: ml_collections.ConfigDict) -> Run:
   rule = make_rule(config, task)
   keys = make_keys(config.seed)
   example = jax.eval_shape(
-    task.sample, keys.data, jnp.arange(config.batch_size)
+    lambda key, index: task.sample(key, index, config.batch_size),
+    keys.data,
+    jnp.arange(config.batch_size),
   )
   params, _ = jax.eval_shape(rule.model.init, keys.init, example)
+  every = config.learner.get('every') or None
+  windows = math.ceil(example.mask.shape[0] / every) if every else 1
   learner = learners.descend(
     rule,
-    make_optimizer(config.optimizer, num_steps, params),
-    every=config.learner.get('every') or None,
+    make_optimizer(config.optimizer, num_steps * windows, params),
+    every=every,
     carry=config.learner.get('carry', False),
   )
   state = jax.eval_shape(learner.init, keys.init, example)
   jax.eval_shape(learner.update, state, keys.noise, example)
-  jax.eval_shape(learner.predict, state, keys.noise, example)
+  _check_evaluations(task, learner, keys, state)
   return Run(task, learner, keys, config.batch_size, num_steps)
 
 
@@ -119,9 +127,21 @@ def make(group: str, section: str, settings, *args):
     *args: the factory's positional arguments.
   """
   factory = plugins.load(group, settings['name'], BUILTIN[group])
+  check_factory(factory, settings['name'])
   keywords = {k: v for k, v in _plain(settings).items() if k != 'name'}
   _check_keywords(factory, section, settings['name'], keywords)
   return factory(*args, **keywords)
+
+
+def check_factory(factory: Callable, name: str) -> None:
+  """Raises TypeError if a factory's settings have names a config cannot."""
+  parameters = inspect.signature(factory).parameters
+  for taken in ('name', *_SCHEDULE):
+    if taken in parameters:
+      raise TypeError(
+        f'{name!r} has a parameter {taken!r}, which means something else in a '
+        'config; give it another name.'
+      )
 
 
 def make_rule(
@@ -180,10 +200,10 @@ def make_optimizer(
   Args:
     settings: `name`, `learning_rate`, `schedule` ('constant', or 'cosine' to 0
       at `num_steps`), `clip_norm` (of the whole tree; 0: none),
-      `learning_rates` (`{module: rate}` in place of `learning_rate` for the
-      parameters under that key of the tree; rate 0 freezes them), and the
-      optimizer's own settings by their optax names.
-    num_steps: updates of the run.
+      `rate_factors` (`{module: factor}` on the learning rate of the parameters
+      under that key of the tree; 0 freezes them), and the optimizer's own
+      settings by their optax names.
+    num_steps: steps of the optimizer in the run.
     params: the parameters, or their shapes.
 
   Raises:
@@ -192,7 +212,7 @@ def make_optimizer(
   own = dict(_plain(settings))
   name, rate = own.pop('name'), own.pop('learning_rate')
   schedule, clip_norm = own.pop('schedule'), own.pop('clip_norm')
-  rates = own.pop('learning_rates', {})
+  factors = own.pop('rate_factors', {})
   if name not in _OPTIMIZERS:
     raise KeyError(
       f'no optimizer named {name!r}.{_near(name, _OPTIMIZERS)} '
@@ -203,13 +223,13 @@ def make_optimizer(
       f'optimizer.schedule is {schedule!r}; it may be constant or cosine.'
     )
   _check_keywords(_OPTIMIZERS[name], 'optimizer', name, own)
-  for module, module_rate in rates.items():
+  for module, factor in factors.items():
     if module not in params:
       raise KeyError(
-        f'optimizer.learning_rates: no parameters under {module!r}.'
+        f'optimizer.rate_factors: no parameters under {module!r}.'
         f'{_near(module, params)} There are: {", ".join(params)}.'
       )
-    _check_rate(f'learning_rates.{module}', module_rate)
+    _check_rate(f'rate_factors.{module}', factor)
   _check_rate('learning_rate', rate)
   if not clip_norm >= 0:
     raise ValueError(f'optimizer.clip_norm is {clip_norm}; 0 means none.')
@@ -222,14 +242,13 @@ def make_optimizer(
     return _OPTIMIZERS[name](peak, **own)
 
   optimizer = one(rate)
-  if rates:
+  if factors:
     labels = {
-      module: jax.tree.map(lambda _, m=module: m if m in rates else '', tree)
+      module: jax.tree.map(lambda _, m=module: m if m in factors else '', tree)
       for module, tree in params.items()
     }
-    optimizer = optax.multi_transform(
-      {'': optimizer, **{m: one(r) for m, r in rates.items()}}, labels
-    )
+    scaled = {module: one(rate * factor) for module, factor in factors.items()}
+    optimizer = optax.multi_transform({'': optimizer, **scaled}, labels)
   if clip_norm:
     optimizer = optax.chain(optax.clip_by_global_norm(clip_norm), optimizer)
   return optimizer
@@ -250,10 +269,19 @@ def _check_numbers(config) -> None:
       f'learner.every is {every}; it must be 0 (at the end of the trials) or '
       'more.'
     )
+  _check_finite('', config.to_dict())
   if not 0 <= config.seed < 2**32:
     raise ValueError(
       f'seed is {config.seed}; it must be at least 0 and below 2**32.'
     )
+
+
+def _check_finite(path: str, settings: dict) -> None:
+  for name, value in settings.items():
+    if isinstance(value, dict):
+      _check_finite(f'{path}{name}.', value)
+    elif isinstance(value, float) and not math.isfinite(value):
+      raise ValueError(f'{path}{name} is {value}; it must be a finite number.')
 
 
 def _num_steps(config, task) -> int:
@@ -273,16 +301,39 @@ def _asked_steps(config, task) -> int:
       f'batch_size is {config.batch_size}, larger than the {num_data} training '
       f'samples of task {task.spec.name!r}.'
     )
-  if config.num_steps > 0:
+  asked = (config.num_steps, config.num_epochs)
+  if min(asked) < 0 or sum(n > 0 for n in asked) != 1:
+    raise ValueError(
+      f'num_steps is {asked[0]} and num_epochs {asked[1]}; one of them must be '
+      'positive and the other 0.'
+    )
+  if config.num_steps:
     return config.num_steps
-  if config.num_epochs <= 0:
-    raise ValueError('one of num_steps and num_epochs must be positive.')
   if num_data is None:
     raise ValueError(
       f'task {task.spec.name!r} draws its trials anew and has no epochs; set '
       'num_steps.'
     )
   return math.ceil(config.num_epochs * num_data / config.batch_size)
+
+
+def _check_evaluations(task, learner, keys, state) -> None:
+  """Traces every evaluation, so that a run does not fail after its end."""
+
+  def judged(state, evaluation):
+    index = jnp.arange(evaluation.num_trials)
+    trials = evaluation.sample(keys.held_out, index)
+    outputs = learner.predict(state, keys.held_out_noise, trials)
+    return task.metrics(outputs, trials)
+
+  for name, evaluation in task.evaluations.items():
+    metrics = jax.eval_shape(lambda s, e=evaluation: judged(s, e), state)
+    for metric in (task.spec.metric, *task.spec.chance, *task.spec.ceiling):
+      if metric not in metrics:
+        raise ValueError(
+          f'task {task.spec.name!r} speaks of the metric {metric!r}, but its '
+          f'evaluation {name!r} gives {", ".join(sorted(metrics))}.'
+        )
 
 
 def _plain(settings) -> dict:

@@ -23,6 +23,8 @@ _WRONG = (
   OSError,
   ImportError,
   SyntaxError,
+  AssertionError,  # chex, of shapes and trees
+  RuntimeError,  # JAX, of devices and memory
 )
 
 _DEBUG = flags.DEFINE_bool(

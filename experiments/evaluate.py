@@ -8,6 +8,7 @@ How to start it:
 
 import math
 import pathlib
+import re
 from collections.abc import Callable
 
 import jax
@@ -21,7 +22,7 @@ from bionet_tasks import base as tasks
 from experiments import build, commandline
 from experiments import workdir as workdirs
 
-_MAX_CHUNK = 1000  # trials predicted at once: bounds the memory
+_MAX_CHUNK = 1000  # trials predicted at once: bounds what a prediction takes
 
 
 Score = tuple[dict[str, float], jax.Array, interfaces.Trials]
@@ -32,17 +33,19 @@ def score(
   state: learners.LearnerState,
   task: tasks.Task,
   evaluation: tasks.Evaluation,
-  key: jax.Array,
+  sample_key: jax.Array,
+  noise_key: jax.Array,
 ) -> Score:
   """Scores one state: `make_score` for a single use."""
-  return make_score(learner, task, evaluation, key)(state)
+  return make_score(learner, task, evaluation, sample_key, noise_key)(state)
 
 
 def make_score(
   learner: learners.Learner,
   task: tasks.Task,
   evaluation: tasks.Evaluation,
-  key: jax.Array,
+  sample_key: jax.Array,
+  noise_key: jax.Array,
 ) -> Callable[[learners.LearnerState], Score]:
   """What predicts all trials of an evaluation and measures the predictions.
 
@@ -53,13 +56,13 @@ def make_score(
     learner: the learner; its `predict` reads no targets.
     task: gives the metrics.
     evaluation: the trials.
-    key: of the trials and of their noise.
+    sample_key: draws the trials.
+    noise_key: draws the noise of the trials.
 
   Returns:
     From the learner's state to the metrics as floats, the outputs `[T, B, O]`
     and the trials.
   """
-  sample_key, noise_key = jax.random.split(key)
   total = evaluation.num_trials
   num_chunks = math.ceil(total / _MAX_CHUNK)
   chunk = math.ceil(total / num_chunks)
@@ -91,10 +94,10 @@ def make_score(
 
 
 def on_training_trials(task: tasks.Task) -> tasks.Evaluation:
-  """The training draws as an evaluation: how well is known what was learned.
+  """The training trials as an evaluation: how well is known what was learned.
 
-  All samples of a finite training set, else as many fresh draws as are held
-  out.
+  All samples of a finite training set; else the first of the run, as many as
+  are held out. Sampled with the run's data key they are the very trials.
   """
   held_out = task.evaluations['held_out'].num_trials
   return tasks.Evaluation(task.spec.num_data or held_out, task.sample)
@@ -111,7 +114,11 @@ def _main(argv: list[str]) -> None:
     config = workdirs.read_config(_WORKDIR.value)
     run = build.build(config)
     found = sorted(
-      pathlib.Path(_WORKDIR.value, 'checkpoints').glob('checkpoint_*'),
+      (
+        path
+        for path in pathlib.Path(_WORKDIR.value, 'checkpoints').iterdir()
+        if re.fullmatch(r'checkpoint_\d+', path.name)
+      ),
       key=lambda path: int(path.name.rpartition('_')[2]),
     )
     if not found:
@@ -126,7 +133,12 @@ def _main(argv: list[str]) -> None:
   print(f'{found[-1]}: {int(state.step)} updates')
   for name, evaluation in run.task.evaluations.items():
     metrics, _, _ = score(
-      run.learner, state, run.task, evaluation, run.keys.evaluation
+      run.learner,
+      state,
+      run.task,
+      evaluation,
+      run.keys.held_out,
+      run.keys.held_out_noise,
     )
     print(f'{name}: {describe(metrics)}')
 

@@ -47,7 +47,7 @@ def make_advance(run: build.Run):
   def advance(state, first, count):
     size = run.batch_size
     index = first * size + jnp.arange(count * size)
-    trials = run.task.sample(run.keys.data, index)
+    trials = run.task.sample(run.keys.data, index, size)
 
     def split(x):  # [T, count * B, ...] -> [count, T, B, ...]
       x = x.reshape(x.shape[0], count, size, *x.shape[2:])
@@ -55,7 +55,7 @@ def make_advance(run: build.Run):
 
     batches = dataclasses.replace(
       trials,
-      index=index.reshape(count, size),
+      index=trials.index.reshape(count, size),
       **jax.tree.map(split, unroll.timed(trials)),
     )
     state, metrics = jax.lax.scan(
@@ -112,7 +112,8 @@ def train(
     run.learner,
     run.task,
     run.task.evaluations['held_out'],
-    run.keys.evaluation,
+    run.keys.held_out,
+    run.keys.held_out_noise,
   )
   advance = make_advance(run)
   with (
@@ -144,12 +145,14 @@ def train(
       run.task,
       evaluate.on_training_trials(run.task),
       run.keys.data,
+      run.keys.noise,
     )
 
   checkpoints.save_checkpoint(state, workdir / 'checkpoints', step)
   figures = workdir / 'figures'
   learning_curve.draw(rows, run.task.spec, figures / 'learning_curve.png')
-  if jnp.issubdtype(trials.targets.dtype, jnp.integer):
+  classes = jnp.issubdtype(trials.targets.dtype, jnp.integer)
+  if classes and trials.targets.ndim == 2:
     confusion_matrix.draw(outputs, trials, figures / 'confusion_matrix.png')
   result = {
     'steps': step,
@@ -258,7 +261,8 @@ def list_plugins() -> str:
 def _main(argv: list[str]) -> None:
   del argv
   if _LIST.value:
-    print(list_plugins())
+    with commandline.bad_input():
+      print(list_plugins())
     return
   config = flags.FLAGS.config
   if config is None or not _WORKDIR.value:

@@ -14,9 +14,9 @@ def base_config() -> config_dict.ConfigDict:
   config.seed = 0
   # Trials an update.
   config.batch_size = 16
-  # Updates of the run; 0: as many as num_epochs takes.
+  # Updates of the run; 0: as many as num_epochs takes. One of them is 0.
   config.num_steps = 0
-  # Passes over a finite training set; read where num_steps is 0.
+  # Passes over a finite training set.
   config.num_epochs = 0
   # Updates between two log lines; the metrics logged are their mean.
   config.log_every = 100
@@ -35,7 +35,7 @@ def base_config() -> config_dict.ConfigDict:
   config.optimizer = config_dict.ConfigDict()
   # 'adam', 'adamw' or 'sgd'; its own settings may stand beside the name.
   config.optimizer.name = 'adam'
-  # Rate of all parameters that learning_rates does not name.
+  # Step size; a config may scale it by module with rate_factors.
   config.optimizer.learning_rate = 1e-3
   # 'constant', or 'cosine' to 0 at the end of the run.
   config.optimizer.schedule = 'constant'

@@ -40,6 +40,7 @@ def get_config(choice: str = 'prototypes,asymmetric,local_plasticity'):
     factory = plugins.load(group, name, build.BUILTIN[group])
     config[section].name = name
     signature = inspect.signature(factory, eval_str=True)
+    build.check_factory(factory, name)
     for parameter in signature.parameters.values():
       if parameter.kind is parameter.KEYWORD_ONLY:
         config[section][parameter.name] = _default(parameter)

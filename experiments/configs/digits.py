@@ -60,9 +60,9 @@ def get_config(variant: str = '') -> config_dict.ConfigDict:
 
   config.optimizer.name = 'sgd'
   config.optimizer.schedule = 'cosine'
-  config.optimizer.learning_rate = 0.353
-  # Rates of single edges: the input's, J's and the readout's.
-  config.optimizer.learning_rates = config_dict.ConfigDict(
+  config.optimizer.learning_rate = 1.0
+  # Factors on the learning rate of the input, J and the readout; 0 freezes.
+  config.optimizer.rate_factors = config_dict.ConfigDict(
     {'to1_from0': 0.568, 'to1_from1': 0.0, 'to2_from1': 0.353}
   )
   return base.apply_variant(config, variant, _VARIANTS)

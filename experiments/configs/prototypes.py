@@ -71,13 +71,9 @@ def get_config(variant: str = '') -> config_dict.ConfigDict:
 
   config.optimizer.name = 'adam'
   config.optimizer.learning_rate = 5e-3
-  # Rates of single edges: the input's, J's and the readout's.
-  config.optimizer.learning_rates = config_dict.ConfigDict(
-    {
-      'to1_from0': config.optimizer.get_oneway_ref('learning_rate'),
-      'to1_from1': config.optimizer.get_oneway_ref('learning_rate'),
-      'to2_from1': config.optimizer.get_oneway_ref('learning_rate'),
-    }
+  # Factors on the learning rate of the input, J and the readout; 0 freezes.
+  config.optimizer.rate_factors = config_dict.ConfigDict(
+    {'to1_from0': 1.0, 'to1_from1': 1.0, 'to2_from1': 1.0}
   )
   return base.apply_variant(config, variant, _VARIANTS)
 
@@ -99,9 +95,10 @@ _VARIANTS = {
     'learner.evaluation_sweeps': 6,
     'optimizer.name': 'sgd',
     'optimizer.schedule': 'cosine',
-    'optimizer.learning_rates.to1_from0': 0.22,
-    'optimizer.learning_rates.to1_from1': 0.0,
-    'optimizer.learning_rates.to2_from1': 1.2,
+    'optimizer.learning_rate': 1.0,
+    'optimizer.rate_factors.to1_from0': 0.22,
+    'optimizer.rate_factors.to1_from1': 0.0,
+    'optimizer.rate_factors.to2_from1': 1.2,
   },
   'smoke': {
     'num_epochs': 1,

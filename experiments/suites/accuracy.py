@@ -30,7 +30,8 @@ def held_out(config, overrides: Mapping[str, object], seed: int) -> float:
     state,
     run.task,
     run.task.evaluations['held_out'],
-    run.keys.evaluation,
+    run.keys.held_out,
+    run.keys.held_out_noise,
   )
   return metrics[run.task.spec.metric]
 

@@ -12,7 +12,7 @@ from experiments.suites import accuracy
 
 SEEDS = (0, 1, 2)
 
-_LEARNED_J = {'optimizer.learning_rates.to1_from1': 0.1}
+_LEARNED_J = {'optimizer.rate_factors.to1_from1': 0.1}
 _WITHOUT_J = {'network.strength_recurrent': 0.0}
 # Tuned for itself on splits 10-12: no label feedback, a random hidden row.
 _READOUT_ONLY = {
@@ -20,8 +20,8 @@ _READOUT_ONLY = {
   'network.strength_in': 1.0,
   'network.strength_feedback': 0.0,
   'network.threshold_out': 0.53,
-  'optimizer.learning_rates.to1_from0': 0.0,
-  'optimizer.learning_rates.to2_from1': 0.44,
+  'optimizer.rate_factors.to1_from0': 0.0,
+  'optimizer.rate_factors.to2_from1': 0.44,
 }
 
 _NETWORKS = {

@@ -12,9 +12,9 @@ from experiments.suites import accuracy
 
 SEEDS = (0, 1, 2, 3, 4)
 
-_FROZEN_J = {'optimizer.learning_rates.to1_from1': 0.0}
+_FROZEN_J = {'optimizer.rate_factors.to1_from1': 0.0}
 _WITHOUT_J = {**_FROZEN_J, 'network.strength_recurrent': 0.0}
-_READOUT_ONLY = {**_FROZEN_J, 'optimizer.learning_rates.to1_from0': 0.0}
+_READOUT_ONLY = {**_FROZEN_J, 'optimizer.rate_factors.to1_from0': 0.0}
 # Tuned for itself on seeds 10-12: no label feedback, a random hidden row.
 _READOUT_TUNED = {
   **_WITHOUT_J,
@@ -22,7 +22,7 @@ _READOUT_TUNED = {
   'network.strength_in': 1.0,
   'network.strength_feedback': 0.0,
   'network.threshold_out': 21.7,
-  'optimizer.learning_rates.to2_from1': 1.02,
+  'optimizer.rate_factors.to2_from1': 1.02,
 }
 
 _NETWORKS = {

@@ -35,6 +35,8 @@ def run(seeds: list[int], only: str = '') -> list[dict]:
     'called from Python': _called(seeds[0], stop=False),
     'called, stops at the fixed point': _called(seeds[0], stop=True),
   }
+  if not any(only in name for name in subjects):
+    return []
   times = {name: [] for name in subjects}
   for round_ in range(_ROUNDS + 1):
     for name, subject in subjects.items():

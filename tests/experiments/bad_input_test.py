@@ -22,8 +22,11 @@ COMPOSE = '--config=experiments/configs/compose.py:'
 WORKDIR = '--workdir=TMP/run'
 
 THIRD = """\
+import dataclasses
+
 from bionet_core.relaxation import layer_map, layers, orchestrator
-from bionet_learners import local_plasticity
+from bionet_learners import bptt, local_plasticity
+from bionet_tasks import copying
 
 
 def _network(spec, own, size):
@@ -67,6 +70,26 @@ def number(spec):
 
 def needy(spec, *, size: 'int', other=None):
   return None
+
+
+def wrong_tree(cell, loss):
+  rule = bptt.bptt(cell, loss)
+
+  def estimate(*args):
+    found, state = rule.estimate(*args)
+    return found._replace(updates={'gru': found.updates['gru']}), state
+
+  return rule._replace(estimate=estimate)
+
+
+def reserved(cell, loss, *, every: int = 3):
+  return bptt.bptt(cell, loss)
+
+
+def unmeasured():
+  task = copying.copying(num_symbols=2, time_lag=1)
+  spec = dataclasses.replace(task.spec, metric='utility')
+  return task._replace(spec=spec)
 """
 
 # name: (arguments beside --workdir, words that the line must contain)
@@ -174,6 +197,34 @@ TRAIN = {
   'more trials than numbers': (
     [COPYING, '--config.num_steps=1000000000'],
     ['batch_size 8 x 1000000000 updates', '2147483647'],
+  ),
+  'negative length': (
+    [PROTOTYPES, '--config.num_steps=-5'],
+    ['num_steps is -5'],
+  ),
+  'two lengths': (
+    [PROTOTYPES, '--config.num_steps=5'],
+    ['num_steps is 5 and num_epochs 1', 'the other 0'],
+  ),
+  'number that is none': (
+    [PROTOTYPES, '--config.network.strength_in=nan'],
+    ['network.strength_in is nan', 'finite'],
+  ),
+  'seed of the task': (
+    [PROTOTYPES, '--config.task.seed=-1'],
+    ['task.seed is -1', '2**32'],
+  ),
+  'rule with another tree': (
+    [COMPOSE + 'copying,gru,third:wrong_tree'],
+    ['tree'],
+  ),
+  'rule that takes a reserved name': (
+    [COMPOSE + 'copying,gru,third:reserved'],
+    ["third:reserved' has a parameter 'every'"],
+  ),
+  'task whose metric is not measured': (
+    [COMPOSE + 'third:unmeasured,gru,bptt'],
+    ["speaks of the metric 'utility'", "'held_out' gives accuracy, loss"],
   ),
   'log_every': ([COPYING, '--config.log_every=0'], ['log_every is 0']),
   'eval_every': ([COPYING, '--config.eval_every=-1'], ['eval_every is -1']),
@@ -285,6 +336,14 @@ OTHERS = {
   'seeds that are no numbers': (
     ['experiments.bench', '--suite=copying', '--seeds=a'],
     ['--seeds', "'a'"],
+  ),
+  'a range of seeds that is none': (
+    ['experiments.bench', '--suite=copying', '--seeds=0,1,...,19'],
+    ['--seeds', "'...'"],
+  ),
+  'rows where a folder stands': (
+    ['experiments.bench', '--suite=copying', '--output=TMP/finished'],
+    ['--output=TMP/finished'],
   ),
   'rows for a folder that is not there': (
     ['experiments.bench', '--suite=copying', '--output=TMP/nothing/rows.json'],

@@ -90,7 +90,9 @@ def test_arrays_are_the_data_once_each():
 
 def test_held_out_is_what_a_run_reports():
   """Truth: the same updates one after the other, scored by hand."""
-  found = accuracy.held_out(configs.get_config('smoke'), {'num_steps': 5}, 0)
+  found = accuracy.held_out(
+    configs.get_config('smoke'), {'num_steps': 5, 'num_epochs': 0}, 0
+  )
   run = build.build(configs.get_config('smoke'))
   advance, state = train.make_advance(run), train.init(run)
   for step in range(5):
@@ -100,7 +102,8 @@ def test_held_out_is_what_a_run_reports():
     state,
     run.task,
     run.task.evaluations['held_out'],
-    run.keys.evaluation,
+    run.keys.held_out,
+    run.keys.held_out_noise,
   )
   answers = np.argmax(np.asarray(outputs[0]), axis=-1)
   assert found == pytest.approx(np.mean(answers == trials.targets[0]).item())

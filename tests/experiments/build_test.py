@@ -15,8 +15,10 @@ import numpy as np
 import pytest
 
 from bionet_core import plugins
+from bionet_tasks import base as tasks
 from experiments import build, train
 from experiments.configs import compose
+from experiments.configs import copying as configs_copying
 
 # Small sizes of every plugin; a new one has to enter here.
 TASKS = {
@@ -184,6 +186,9 @@ def test_epochs_are_counted_in_updates():
   config.num_steps, config.num_epochs, config.batch_size = 0, 2, 5
   assert build.build(config).num_steps == 5
   config.num_steps = 7
+  with pytest.raises(ValueError, match='num_steps is 7 and num_epochs 2'):
+    build.build(config)
+  config.num_epochs = 0
   assert build.build(config).num_steps == 7
 
 
@@ -193,7 +198,22 @@ def test_keys_differ_and_follow_from_the_seed():
   again = [jax.random.key_data(key) for key in build.make_keys(3)]
   other = [jax.random.key_data(key) for key in build.make_keys(4)]
   np.testing.assert_array_equal(keys, again)
-  assert len({np.asarray(key).tobytes() for key in (*keys, *other)}) == 8
+  assert len({np.asarray(key).tobytes() for key in (*keys, *other)}) == 10
+
+
+def test_no_key_of_a_run_is_a_key_of_its_task():
+  """Truth: every key that follows from one seed in two steps, by its bits.
+
+  A trial's data and noise are folds of a run's key; a task draws its instance
+  from splits of its own.
+  """
+  seed = 3
+  parents = [*build.make_keys(seed), tasks.instance_key(seed)]
+  derived = [jax.random.key(seed), *parents]
+  for parent in parents:
+    derived += [jax.random.fold_in(parent, i) for i in range(6)]
+  bits = {np.asarray(jax.random.key_data(key)).tobytes() for key in derived}
+  assert len(bits) == len(derived)
 
 
 ################################################################################
@@ -284,15 +304,36 @@ def test_cosine_ends_at_zero():
   assert all(not np.any(x) for x in jax.tree.leaves(all_updates[_STEPS]))
 
 
+def test_cosine_lasts_as_long_as_the_run_with_updates_at_borders():
+  """Truth: 3 updates of 8 steps in windows of 3: the optimizer steps 9 times.
+
+  The last window still moves the weights, by rate (1 + cos(8 pi / 9)) / 2 of
+  the first rate; a schedule over 3 steps would have ended in update 1.
+  """
+  config = configs_copying.get_config('smoke')
+  config.num_steps, config.learner.every = 3, 3
+  config.optimizer.name, config.optimizer.schedule = 'sgd', 'cosine'
+  run = build.build(config)
+  assert run.task.spec.num_steps == 8
+  advance, state = train.make_advance(run), train.init(run)
+  for step in range(3):
+    before = jax.tree.map(np.array, state.params)
+    state, _ = advance(state, jnp.int32(step), 1)
+    assert _bits(state.params) != _bits(before)
+  state, _ = advance(state, jnp.int32(3), 1)  # one more than the run has
+  after, _ = advance(jax.tree.map(jnp.array, state), jnp.int32(4), 1)
+  assert _bits(after.params) == _bits(state.params)
+
+
 def test_each_module_has_its_rate():
   """Truth: plain descent, rate by rate."""
-  [updates], _ = _descend(_settings(learning_rates={'to2': 0.125}))
+  [updates], _ = _descend(_settings(rate_factors={'to2': 0.25}))
   _close(updates, {'to1': 0.5, 'to2': 0.125})
 
 
 def test_a_modules_rate_follows_the_schedule():
   """Truth: the cosine of each module's own peak, at update 1 of 4."""
-  settings = _settings(schedule='cosine', learning_rates={'to2': 0.125})
+  settings = _settings(schedule='cosine', rate_factors={'to2': 0.25})
   updates = _descend(settings, 2)[0][1]
   share = (1 + math.cos(math.pi / 4)) / 2
   _close(updates, {'to1': 0.5 * share, 'to2': 0.125 * share})
@@ -301,7 +342,7 @@ def test_a_modules_rate_follows_the_schedule():
 @pytest.mark.parametrize('name', ['adam', 'adamw', 'sgd'])
 def test_rate_zero_freezes_bitwise(name):
   """Truth: the parameters before. Weight decay must not reach them either."""
-  settings = _settings(name=name, learning_rates={'to1': 0.0})
+  settings = _settings(name=name, rate_factors={'to1': 0.0})
   _, params = _descend(settings, 3)
   assert _bits(params['to1']) == _bits(_PARAMS['to1'])
   assert _bits(params['to2']) != _bits(_PARAMS['to2'])
@@ -314,7 +355,7 @@ def test_rate_zero_freezes_bitwise(name):
 )
 def test_clip_bounds_the_norm_of_the_whole_tree(clip_norm, share):
   """Truth: the gradient's norm, 4 by hand, over all modules together."""
-  settings = _settings(clip_norm=clip_norm, learning_rates={'to2': 0.25})
+  settings = _settings(clip_norm=clip_norm, rate_factors={'to2': 0.5})
   [updates], _ = _descend(settings)
   _close(updates, {'to1': 0.5 * share, 'to2': 0.25 * share})
 
@@ -335,7 +376,7 @@ def test_adam_is_adam():
 def test_an_unknown_module_is_refused():
   """Truth: the words a user reads."""
   with pytest.raises(KeyError, match=r"'to3'.*Did you mean 'to[12]'\?"):
-    _descend(_settings(learning_rates={'to3': 0.1}))
+    _descend(_settings(rate_factors={'to3': 0.1}))
 
 
 def test_settings_of_optax_pass_and_others_do_not():

@@ -121,7 +121,7 @@ def test_every_import_is_a_declared_dependency(folder):
   if folder in PACKAGES:  # a sibling is a dependency too
     own = {folder, *sys.stdlib_module_names}
   # The contracts that a package ships are run where pytest is installed.
-  tools = {'pytest', 'hypothesis'}
+  tools = {'pytest'}
   for file in files:
     given = own | tools if file.endswith('/testing.py') else own
     for module in _imports(file) - given:

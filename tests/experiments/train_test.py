@@ -274,6 +274,7 @@ def test_result_is_the_last_word(name, finished):
     run.task,
     evaluate.on_training_trials(run.task),
     run.keys.data,
+    run.keys.noise,
   )
   assert result['train'] == fitted
 
@@ -416,7 +417,12 @@ def test_a_prediction_reads_no_label(name):
 
   def score(evaluation):
     return evaluate.score(
-      run.learner, state, run.task, evaluation, run.keys.evaluation
+      run.learner,
+      state,
+      run.task,
+      evaluation,
+      run.keys.held_out,
+      run.keys.held_out_noise,
     )
 
   metrics, outputs, trials = score(truthful)
@@ -435,10 +441,15 @@ def test_chunks_of_an_evaluation_change_nothing(monkeypatch):
   held_out = run.task.evaluations['held_out']
   monkeypatch.setattr(evaluate, '_MAX_CHUNK', 7)  # 7 + 7 + 6, filled up
   metrics, outputs, trials = evaluate.score(
-    run.learner, state, run.task, held_out, run.keys.evaluation
+    run.learner,
+    state,
+    run.task,
+    held_out,
+    run.keys.held_out,
+    run.keys.held_out_noise,
   )
-  _, noise_key = jax.random.split(run.keys.evaluation)
-  whole = np.asarray(run.learner.predict(state, noise_key, trials))
+  whole = run.learner.predict(state, run.keys.held_out_noise, trials)
+  whole = np.asarray(whole)
   np.testing.assert_allclose(outputs, whole, rtol=1e-5, atol=1e-6)
   asked = np.asarray(trials.mask) > 0
   hits = np.argmax(whole, axis=-1) == np.asarray(trials.targets)
@@ -466,6 +477,58 @@ def test_a_loss_that_is_not_finite_stops_the_run(split, tmp_path, monkeypatch):
   assert [row['loss'] for row in _rows(tmp_path)] == (
     [1.0] * (3 if split == 'train' else 2)
   )
+
+
+@pytest.mark.parametrize('name', ['prototypes', 'copying'])
+def test_a_rate_beyond_all_bounds_is_noticed(name, tmp_path):
+  """Truth: steps of 1e38 leave no finite number; nothing here is mocked."""
+  config = _config(name)
+  config.optimizer.name, config.optimizer.learning_rate = 'sgd', 1e38
+  config.optimizer.clip_norm = 0.0
+  with pytest.raises(FloatingPointError, match='a metric is not finite'):
+    _run(config, tmp_path)
+  assert not (tmp_path / 'result.json').exists()
+
+
+def test_schedules_and_streams_see_the_update_and_the_row():
+  """Truth: update s and row b of every trial, counted by hand.
+
+  A task that anneals something reads `index // batch_size`; a stream without
+  end continues in row `index % batch_size`, which it returns as the index, so
+  that its noise goes on where it stopped. Both through the compiled range.
+  """
+  run = build.build(_config('prototypes'))
+  size, seen = run.batch_size, []
+
+  def sample(key, index, batch_size=None):
+    trials = run.task.sample(key, index)
+    annealed = (index // batch_size)[None] * jnp.ones_like(trials.targets)
+    return dataclasses.replace(
+      trials, targets=annealed, index=index % batch_size
+    )
+
+  def update(state, key, trials):
+    del key
+    jax.debug.callback(
+      lambda *x: seen.append([np.array(a) for a in x]),
+      trials.targets[0],
+      trials.index,
+      ordered=True,
+    )
+    return state, {'loss': jnp.float32(0)}
+
+  toy = run._replace(
+    task=run.task._replace(sample=sample),
+    learner=run.learner._replace(update=update),
+  )
+  jax.block_until_ready(
+    train.make_advance(toy)(train.init(run), jnp.int32(3), 4)
+  )
+  jax.effects_barrier()
+  assert len(seen) == 4
+  for step, (targets, rows) in enumerate(seen, start=3):
+    np.testing.assert_array_equal(targets, np.full(size, step))
+    np.testing.assert_array_equal(rows, np.arange(size))
 
 
 def test_a_run_that_diverges_ends_in_one_line(monkeypatch, capsys):

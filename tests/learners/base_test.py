@@ -179,3 +179,90 @@ def test_a_window_must_be_positive(every):
   """Truth: the message says what is possible."""
   with pytest.raises(ValueError, match='every'):
     base.descend(rule(), optax.sgd(0.1), every=every)
+
+
+def shared_rule():
+  """BPTT that also shares a running mean of the inputs, and counts updates."""
+  plain = rule()
+
+  def begin(params, constants, rule_state, key, batch):
+    begun = plain.begin(params, constants, rule_state, key, batch)
+    return begun._replace(shared=rule_state.shared)
+
+  def init(key, params, constants, batch):
+    shared = {'mean': jnp.zeros(()), 'count': jnp.int32(0)}
+    state = base.RuleState(shared, ())
+    return begin(params, constants, state, key, batch)
+
+  def estimate(params, constants, rule_state, key, batch):
+    got, after = plain.estimate(params, constants, rule_state, key, batch)
+    shared = rule_state.shared
+    shared = {
+      'mean': shared['mean'] + jnp.mean(batch.inputs),
+      'count': shared['count'] + 1,
+    }
+    return got, after._replace(shared=shared)
+
+  return plain._replace(init=init, begin=begin, estimate=estimate)
+
+
+def test_what_a_rule_shares_is_averaged_over_devices():
+  """Truth: the mean of the inputs of all trials; a counter stays a counter."""
+  batch = jax.tree.map(lambda x: x[:, :2] if x.ndim > 1 else x[:2], trials())
+  devices = base.Devices(
+    count=2,
+    index=lambda: jax.lax.axis_index('d'),
+    mean=lambda tree: jax.tree.map(
+      lambda x: (
+        jax.lax.pmean(x, 'd') if jnp.issubdtype(x.dtype, jnp.inexact) else x
+      ),
+      tree,
+    ),
+    gather=lambda tree: jax.lax.all_gather(tree, 'd', tiled=True),
+  )
+  learner = base.descend(shared_rule(), optax.sgd(0.1), devices=devices)
+  parts = interfaces.Trials(
+    inputs=jnp.moveaxis(batch.inputs, 1, 0)[:, :, None],
+    targets=jnp.moveaxis(batch.targets, 1, 0)[:, :, None],
+    mask=jnp.moveaxis(batch.mask, 1, 0)[:, :, None],
+    index=batch.index[:, None],
+  )
+
+  def run(part):
+    state, _ = learner.update(learner.init(KEY, part), KEY, part)
+    return state.rule_state.shared
+
+  shared = jax.device_get(jax.pmap(run, axis_name='d')(parts))
+  wanted = float(jnp.mean(batch.inputs))
+  assert abs(float(jnp.mean(parts.inputs[0])) - wanted) > 1e-3
+  np.testing.assert_allclose(shared['mean'], [wanted] * 2, rtol=1e-5)
+  np.testing.assert_array_equal(shared['count'], [1, 1])
+  assert shared['count'].dtype == np.int32
+
+
+def test_the_first_batch_of_a_stream_begins_like_any_other():
+  """Truth: without carry. A start drawn from another key would show.
+
+  The initial state and every step draw from the trial's own key.
+  """
+
+  def draw(keys):
+    return jax.vmap(lambda k: jax.random.normal(k, (2,)))(keys)
+
+  cell = interfaces.Cell(
+    init=lambda key, inputs: ({'w': jnp.ones((4, 2))}, {}),
+    initial_state=lambda constants, keys: draw(keys),
+    step=lambda params, constants, state, keys, inputs: (
+      state + inputs @ params['w'] + draw(keys),
+      0.5 * state + inputs @ params['w'] + draw(keys),
+    ),
+    readout=lambda params, constants, emission: emission,
+  )
+  ends = []
+  for carry in (False, True):
+    learner = base.descend(
+      bptt.bptt(cell, squared_error), optax.sgd(0.1), every=3, carry=carry
+    )
+    state = jax.jit(learner.init)(jax.random.key(11), trials())
+    ends.append(jax.jit(learner.update)(state, KEY, trials()))
+  chex.assert_trees_all_equal(*ends)

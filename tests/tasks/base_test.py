@@ -98,3 +98,24 @@ def test_sizes_must_be_positive_and_are_named():
   base.check_positive(num_data=1)
   with pytest.raises(ValueError, match=r'task\.dim is 0'):
     base.check_positive(num_data=1, dim=0)
+
+
+def test_metrics_do_not_read_what_nobody_asks_for():
+  """Truth: the asked step alone, by hand: loss ln 2, a tie is class 0."""
+  outputs = jnp.array([[[jnp.inf, 0.0]], [[0.0, 0.0]], [[jnp.nan, 1.0]]])
+  trials = interfaces.Trials(
+    inputs=jnp.zeros((3, 1, 1)),
+    targets=jnp.zeros((3, 1), int),
+    mask=jnp.array([[0.0], [1.0], [0.0]]),
+    index=jnp.arange(1),
+  )
+  found = base.sum_over_steps(base.cross_entropy)(outputs, trials)
+  np.testing.assert_allclose(found['loss'], np.log(2), rtol=1e-6)
+  assert found['accuracy'] == 1
+
+
+@pytest.mark.parametrize('seed', [-1, 2**32])
+def test_a_seed_out_of_range_is_refused(seed):
+  """Truth: the message names the setting."""
+  with pytest.raises(ValueError, match=r'task\.seed'):
+    base.instance_key(seed)

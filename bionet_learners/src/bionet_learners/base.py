@@ -183,11 +183,16 @@ def descend(
     )
 
   def update(state, key, trials):
-    if not carry:
-      begun = rule.begin(
-        state.params, state.constants, state.rule_state, key, trials
+    begun = rule.begin(
+      state.params, state.constants, state.rule_state, key, trials
+    )
+    if carry:  # the first batch alone begins: `init` had another key
+      begun = jax.tree.map(
+        lambda new, old: jnp.where(state.step == 0, new, old),
+        begun,
+        state.rule_state,
       )
-      state = state._replace(rule_state=begun)
+    state = state._replace(rule_state=begun)
 
     def learn(state, window):
       estimate, rule_state = rule.estimate(

@@ -43,6 +43,9 @@ class TaskSpec:
   num_data: int | None = None
 
 
+_TASK = 0x7461736B  # what keys of a task are folded with: 'task'
+
+
 class Evaluation(NamedTuple):
   """Trials that no training draw contains.
 
@@ -60,17 +63,20 @@ class Task(NamedTuple):
 
   Attributes:
     spec: the plain facts.
-    sample: `(key, index [B]) -> Trials`, the training trials with these numbers
-      in the run. `index` ascends without gaps; update number s of a run with
-      batches of B takes `s * B + arange(B)`, and a range of updates may be
-      sampled in one call: the same trials come out.
+    sample: `(key, index [n], batch_size=None) -> Trials`, the training trials
+      with these numbers in the run. `index` ascends without gaps; update number
+      s of a run with batches of B takes `s * B + arange(B)`, and a range of
+      updates may be sampled in one call: the same trials come out. What changes
+      with the update (a schedule in the targets) reads it as
+      `index // batch_size`; a stream continues in row `index % batch_size`, and
+      may return that as the trials' index. None means one batch: n.
     evaluations: `{name: Evaluation}`; always 'held_out'.
     losses: `{name: StepLoss}`; `spec.loss` is one of them.
     metrics: `(outputs [T, B, O], trials) -> {name: []}`.
   """
 
   spec: TaskSpec
-  sample: Callable[[jax.Array, jax.Array], interfaces.Trials]
+  sample: Callable[..., interfaces.Trials]
   evaluations: Mapping[str, Evaluation]
   losses: Mapping[str, interfaces.StepLoss]
   metrics: Callable[[jax.Array, interfaces.Trials], dict[str, jax.Array]]
@@ -101,14 +107,31 @@ def cross_entropy(
 def sum_over_steps(
   loss: interfaces.StepLoss,
 ) -> Callable[[jax.Array, interfaces.Trials], dict[str, jax.Array]]:
-  """A task's `metrics` from the loss of a step: 'loss' and the loss's own."""
+  """A task's `metrics` from the loss of a step: 'loss' and the loss's own.
+
+  Outputs nobody asks for (mask 0) are not read: 0 * inf would be NaN.
+  """
 
   def metrics(outputs, trials):
     chex.assert_equal_shape_prefix([outputs, trials.targets, trials.mask], 2)
+    asked = trials.mask != 0
+    asked = jnp.expand_dims(asked, tuple(range(2, outputs.ndim)))
+    outputs = jnp.where(asked, outputs, 0)
     losses, others = jax.vmap(loss)(outputs, trials.targets, trials.mask)
     return jax.tree.map(jnp.sum, {'loss': losses, **others})
 
   return metrics
+
+
+def instance_key(seed: int) -> jax.Array:
+  """The key of a task's own draws; no run makes the same of its seed.
+
+  Raises:
+    ValueError: for a seed out of range.
+  """
+  if not 0 <= seed < 2**32:
+    raise ValueError(f'task.seed is {seed}; it must be from 0 to 2**32 - 1.')
+  return jax.random.fold_in(jax.random.key(seed), _TASK)
 
 
 def epoch_order(key: jax.Array, index: jax.Array, num_data: int) -> jax.Array:

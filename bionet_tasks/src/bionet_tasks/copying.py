@@ -5,6 +5,7 @@ import math
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from bionet_core import interfaces
 from bionet_tasks import base
@@ -12,7 +13,7 @@ from bionet_tasks import base
 _ALPHABET = 8
 _BLANK, _TRIGGER = 0, _ALPHABET + 1
 _NUM_CODES = _ALPHABET + 2
-_HELD_OUT = 1
+_HELD_OUT = np.uint32(2**32 - 1)  # no trial of a run has this number
 
 
 def copying(
@@ -57,7 +58,8 @@ def copying(
       jnp.concatenate([silent, symbols]),
     )
 
-  def sample(key, index):
+  def sample(key, index, batch_size=None):
+    del batch_size
     keys = jax.vmap(lambda i: jax.random.fold_in(key, i))(index)
     inputs, targets = jax.vmap(trial, out_axes=1)(keys)
     asked = jnp.arange(num_steps) >= num_symbols + time_lag

@@ -36,7 +36,8 @@ def digits(*, split: int = 0) -> base.Task:
   num_data = len(classes) - _NUM_TEST
   shares = np.bincount(classes[order][num_data:], minlength=10) / _NUM_TEST
 
-  def sample(key, index):
+  def sample(key, index, batch_size=None):
+    del batch_size
     rows = base.epoch_order(key, index, num_data)
     return base.static_trials(images[rows], labels[rows], index)
 

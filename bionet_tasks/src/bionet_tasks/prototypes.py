@@ -53,7 +53,7 @@ def prototypes(
       f'task.num_data is {num_data}; at least one sample for each of the '
       f'task.num_prototypes = {num_prototypes} is needed.'
     )
-  keys = jax.random.split(jax.random.key(seed), 4)
+  keys = jax.random.split(base.instance_key(seed), 4)
   patterns = jax.random.rademacher(keys[0], (num_prototypes, dim), float)
 
   def draw(key, count):
@@ -67,7 +67,8 @@ def prototypes(
   nearest = jnp.argmax(inputs @ patterns.T, axis=-1)
   ceiling = float(jnp.mean(nearest == classes))
 
-  def sample(key, index):
+  def sample(key, index, batch_size=None):
+    del batch_size
     rows = base.epoch_order(key, index, num_data)
     return base.static_trials(data[0][rows], data[1][rows], index)
 

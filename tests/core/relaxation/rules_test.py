@@ -251,3 +251,11 @@ def test_the_loss_is_the_sum_of_hinges():
   expected = sum(np.maximum(0, m - h).sum(1).mean() for m, h in hinges)
   value = network.local_loss(params, constants, state, classes)
   np.testing.assert_allclose(value, expected, rtol=1e-5)
+
+
+def test_a_field_that_is_no_number_is_a_loss_that_is_none():
+  """Truth: NaN stays NaN, or a run whose weights are gone would look fine."""
+  field = jnp.array([[1.0, jnp.nan], [1.0, 2.0]])
+  target = jnp.ones((2, 2))
+  losses = rules.perceptron(field, target, jnp.float32(1.5))
+  assert jnp.isnan(losses[0]) and losses[1] == 0.5

@@ -152,6 +152,7 @@ class SequentialOrchestrator:
         for sender in moving[row]:
           field += self._message((row, sender), weights, source)
         after = self.layer_map.own(row).activation(field)
+        after = after.astype(before[row].dtype)
         num_changed += jnp.sum(after != before[row], dtype=field.dtype)
         state = state.at_row(row, after)
       return state, num_changed / num_units

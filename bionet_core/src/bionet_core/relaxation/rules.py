@@ -11,7 +11,7 @@ def perceptron(
 ) -> jax.Array:
   """The margin loss whose descent is the perceptron rule.
 
-    loss_b = sum_i hinge(threshold - y_bi h_bi),  hinge(u) = u if u >= 0 else 0
+    loss_b = sum_i hinge(threshold - y_bi h_bi),  hinge(u) = 0 if u < 0 else u
     -dloss/dh_bi = y_bi 1{y_bi h_bi <= threshold}
 
   Ties (`y h == threshold`) learn: the slope of this hinge at 0 is 1, where that
@@ -28,7 +28,7 @@ def perceptron(
   chex.assert_equal_shape([field, target])
   chex.assert_rank(threshold, 0)
   slack = threshold - target * field
-  hinge = jnp.where(slack >= 0, slack, 0)
+  hinge = jnp.where(slack < 0, 0, slack)  # NaN stays NaN, to be seen
   return jnp.sum(hinge, axis=tuple(range(1, field.ndim)))
 
 
