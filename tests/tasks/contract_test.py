@@ -173,6 +173,12 @@ MUTANTS = {
       'loss': jnp.log(jnp.sum(outputs)),
     }
   ),
+  "metric 'loss' reads outputs nobody": RECALL._replace(
+    metrics=lambda outputs, trials: {
+      'accuracy': 0.5,
+      'loss': jnp.sum(outputs * trials.mask[..., None]),
+    }
+  ),
   "lack 'held_out'": RECALL._replace(evaluations={}),
   'it is the training trials': RECALL._replace(
     evaluations={'held_out': base.Evaluation(40, recall)}

@@ -153,12 +153,6 @@ def _check_scores(task, trials):
       np.shape(value) == () and np.isfinite(value),
       f'loss {name!r} of equal outputs must be a finite scalar; got {value}',
     )
-  asked = jnp.expand_dims(trials.mask != 0, 2)
-  gone = task.metrics(jnp.where(asked, outputs, jnp.inf), trials)
-  for name, value in gone.items():
-    _require(
-      np.isfinite(value), f'metric {name!r} reads outputs nobody asks for'
-    )
   scores = task.metrics(outputs, trials)
   for name in (spec.metric, *spec.chance, *spec.ceiling):
     _require(
@@ -169,6 +163,12 @@ def _check_scores(task, trials):
     _require(
       np.shape(value) == () and np.isfinite(value),
       f'metric {name!r} of equal outputs must be a finite scalar; got {value}',
+    )
+  asked = jnp.expand_dims(trials.mask != 0, 2)
+  gone = task.metrics(jnp.where(asked, outputs, jnp.inf), trials)
+  for name, value in gone.items():
+    _require(
+      np.isfinite(value), f'metric {name!r} reads outputs nobody asks for'
     )
 
 
