@@ -4,7 +4,7 @@
   python -m experiments.train --config=experiments/configs/copying.py:bptt \
     --workdir=runs/copying
 
-Half a minute on a CPU. Held-out recall (1,000 trials, seeds 0-2): .995.
+Half a minute on a CPU. Held-out recall (1,000 trials, seeds 0-2): .998.
 
 Variants:
   bptt    backpropagation through time on hk.GRU(128), lag 10 (the default).

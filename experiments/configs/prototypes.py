@@ -5,7 +5,7 @@
     --workdir=runs/prototypes
 
 Ten seconds on a CPU. Held-out accuracy (10,000 fresh samples, seeds 0-4):
-.956, `best` .984; RESULTS.md has the baselines.
+.955, `best` .984; RESULTS.md has the baselines.
 
 Variants:
   (none)  the reference configuration of arXiv 2509.05041.
