@@ -130,26 +130,40 @@ def test_the_optimizer_never_sees_a_constant():
     assert not np.allclose(before, after)
 
 
-def test_estimates_and_shared_state_are_averaged_over_devices():
+def two_devices():
+  """The collectives of two devices, counters left as they are."""
+
+  def mean(x):
+    inexact = jnp.issubdtype(x.dtype, jnp.inexact)
+    return jax.lax.pmean(x, 'd') if inexact else x
+
+  return base.Devices(
+    count=2,
+    index=lambda: jax.lax.axis_index('d'),
+    mean=lambda tree: jax.tree.map(mean, tree),
+    gather=lambda tree: jax.lax.all_gather(tree, 'd', tiled=True),
+  )
+
+
+def one_trial_each(batch):
+  """Two trials as `[D, T, 1, ...]`, one a device."""
+  return interfaces.Trials(
+    inputs=jnp.moveaxis(batch.inputs, 1, 0)[:, :, None],
+    targets=jnp.moveaxis(batch.targets, 1, 0)[:, :, None],
+    mask=jnp.moveaxis(batch.mask, 1, 0)[:, :, None],
+    index=batch.index[:, None],
+  )
+
+
+def test_estimates_are_averaged_over_devices():
   """Truth: two devices with half the trials each equal one with all (SGD)."""
   batch = trials()
   batch = jax.tree.map(lambda x: x[:, :2] if x.ndim > 1 else x[:2], batch)
   one = base.descend(rule(), optax.sgd(0.1))
   start = jax.jit(one.init)(KEY, batch)
   wanted, _ = jax.jit(one.update)(start, KEY, batch)
-  devices = base.Devices(
-    count=2,
-    index=lambda: jax.lax.axis_index('d'),
-    mean=lambda tree: jax.tree.map(lambda x: jax.lax.pmean(x, 'd'), tree),
-    gather=lambda tree: jax.lax.all_gather(tree, 'd', tiled=True),
-  )
-  two = base.descend(rule(), optax.sgd(0.1), devices=devices)
-  parts = interfaces.Trials(
-    inputs=jnp.moveaxis(batch.inputs, 1, 0)[:, :, None],
-    targets=jnp.moveaxis(batch.targets, 1, 0)[:, :, None],
-    mask=jnp.moveaxis(batch.mask, 1, 0)[:, :, None],
-    index=batch.index[:, None],
-  )
+  two = base.descend(rule(), optax.sgd(0.1), devices=two_devices())
+  parts = one_trial_each(batch)
 
   def run(part):
     state = start._replace(rule_state=base.RuleState((), ()))
@@ -209,24 +223,8 @@ def shared_rule():
 def test_what_a_rule_shares_is_averaged_over_devices():
   """Truth: the mean of the inputs of all trials; a counter stays a counter."""
   batch = jax.tree.map(lambda x: x[:, :2] if x.ndim > 1 else x[:2], trials())
-  devices = base.Devices(
-    count=2,
-    index=lambda: jax.lax.axis_index('d'),
-    mean=lambda tree: jax.tree.map(
-      lambda x: (
-        jax.lax.pmean(x, 'd') if jnp.issubdtype(x.dtype, jnp.inexact) else x
-      ),
-      tree,
-    ),
-    gather=lambda tree: jax.lax.all_gather(tree, 'd', tiled=True),
-  )
-  learner = base.descend(shared_rule(), optax.sgd(0.1), devices=devices)
-  parts = interfaces.Trials(
-    inputs=jnp.moveaxis(batch.inputs, 1, 0)[:, :, None],
-    targets=jnp.moveaxis(batch.targets, 1, 0)[:, :, None],
-    mask=jnp.moveaxis(batch.mask, 1, 0)[:, :, None],
-    index=batch.index[:, None],
-  )
+  learner = base.descend(shared_rule(), optax.sgd(0.1), devices=two_devices())
+  parts = one_trial_each(batch)
 
   def run(part):
     state, _ = learner.update(learner.init(KEY, part), KEY, part)
