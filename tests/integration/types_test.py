@@ -52,7 +52,7 @@ def stock_gru():
 
 def toy_rtrl(cell, loss, *, drop_influence=False):
   """J_t = ds_t/dtheta, carried forward: [B, P, ...] for each leaf of s."""
-  base.require_cell('toy_rtrl', cell)
+  base.require_kind('toy_rtrl', cell, interfaces.Cell)
 
   def begin(params, constants, rule_state, key, trials):
     state = unroll.initial_state(cell, constants, key, trials.index)

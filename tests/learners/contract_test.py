@@ -138,7 +138,7 @@ def test_the_contract_refuses_predictions_that_read_targets():
 )
 def test_a_wrong_kind_of_dynamics_is_a_type_error(make, wrong):
   """Truth: the message names what was given and what would fit."""
-  with pytest.raises(TypeError, match='trained by'):
+  with pytest.raises(TypeError, match=r'takes a .* and got a'):
     make(wrong, cross_entropy)
 
 

@@ -118,21 +118,12 @@ ONE = Devices(
 """One device: nothing to exchange."""
 
 
-def require_cell(rule: str, dynamics: object) -> None:
-  """Raises TypeError unless a rule for trajectories was given a Cell."""
-  if not isinstance(dynamics, interfaces.Cell):
+def require_kind(rule: str, dynamics: object, kind: type) -> None:
+  """Raises TypeError unless a rule was given the kind of dynamics it takes."""
+  if not isinstance(dynamics, kind):
     raise TypeError(
-      f'{rule} runs a Cell over time, and got a {type(dynamics).__name__}. '
-      'A RelaxationNetwork is trained by: local_plasticity.'
-    )
-
-
-def require_network(rule: str, dynamics: object) -> None:
-  """Raises TypeError unless a local rule was given a RelaxationNetwork."""
-  if not isinstance(dynamics, interfaces.RelaxationNetwork):
-    raise TypeError(
-      f'{rule} needs a RelaxationNetwork, which says what is local in it, and '
-      f'got a {type(dynamics).__name__}. A Cell is trained by: bptt.'
+      f'{rule} takes a {kind.__name__}, and got a {type(dynamics).__name__}: '
+      'choose another learner, or other dynamics.'
     )
 
 

@@ -47,7 +47,7 @@ def bptt(
 
   Source: P. J. Werbos, Proc. IEEE 78, 1550 (1990).
   """
-  base.require_cell('bptt', cell)
+  base.require_kind('bptt', cell, interfaces.Cell)
 
   def begin(params, constants, rule_state, key, trials):
     del params

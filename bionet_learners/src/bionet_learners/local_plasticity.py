@@ -54,7 +54,7 @@ def local_plasticity(
   Source: arXiv 2509.05041 (2025).
   """
   del loss
-  base.require_network('local_plasticity', network)
+  base.require_kind('local_plasticity', network, interfaces.RelaxationNetwork)
   for name, sweeps in (
     ('warm_up', warm_up),
     ('clamped', clamped),
