@@ -151,7 +151,9 @@ def descend(
       are averaged over devices.
 
   Returns:
-    A Learner whose metrics are 'loss' and the rule's own, summed over windows.
+    A Learner whose metrics are 'loss' and the rule's own, summed over windows,
+    and, meaned over windows, 'gradient_norm' (of the estimate) and
+    'update_norm' (of the optimizer's step).
 
   Raises:
     ValueError: if `every` is not positive.
@@ -201,9 +203,18 @@ def descend(
         rule_state=rule_state._replace(shared=shared),
         opt_state=opt_state,
       )
-      return learned, {'loss': estimate.loss, **estimate.metrics}
+      summed = {'loss': estimate.loss, **estimate.metrics}
+      norms = {
+        'gradient_norm': optax.tree.norm(estimate.updates),
+        'update_norm': optax.tree.norm(updates),
+      }
+      return learned, (summed, norms)
 
-    state, metrics = _over_windows(learn, state, trials, every)
+    state, (summed, norms) = _over_windows(learn, state, trials, every)
+    metrics = {
+      **jax.tree.map(lambda x: jnp.sum(x, axis=0), summed),
+      **jax.tree.map(jnp.mean, norms),
+    }
     return state._replace(step=state.step + 1), metrics
 
   def predict(state, key, trials):
@@ -213,24 +224,29 @@ def descend(
 
 
 def _over_windows(learn, state, trials, every):
-  """Scans `learn` over windows of `every` steps; sums the metrics."""
+  """Scans `learn` over windows of `every` steps; what it says leads with W."""
   num_steps = trials.mask.shape[0]
-  if every is None or every >= num_steps:
-    return learn(state, trials)
+  every = min(every or num_steps, num_steps)
   whole = num_steps // every
   timed = unroll.timed(trials)
 
   def windows(x):
     return x[: whole * every].reshape(whole, every, *x.shape[1:])
 
-  state, metrics = jax.lax.scan(
-    lambda state, window: learn(state, dataclasses.replace(trials, **window)),
-    state,
-    jax.tree.map(windows, timed),
-  )
-  metrics = jax.tree.map(lambda x: jnp.sum(x, axis=0), metrics)
+  if whole == 1:  # no loop around a single window
+    cut = jax.tree.map(lambda x: x[:every], timed)
+    state, said = learn(state, dataclasses.replace(trials, **cut))
+    said = jax.tree.map(lambda x: x[None], said)
+  else:
+    state, said = jax.lax.scan(
+      lambda state, window: learn(state, dataclasses.replace(trials, **window)),
+      state,
+      jax.tree.map(windows, timed),
+    )
   if num_steps % every:
     rest = jax.tree.map(lambda x: x[whole * every :], timed)
     state, more = learn(state, dataclasses.replace(trials, **rest))
-    metrics = jax.tree.map(jnp.add, metrics, more)
-  return state, metrics
+    said = jax.tree.map(
+      lambda x, last: jnp.concatenate([x, last[None]]), said, more
+    )
+  return state, said

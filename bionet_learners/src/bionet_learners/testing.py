@@ -1,8 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The contract of a learning rule, shipped: one call in a plugin's test.
+"""The contract of a rule and of a learner, for their authors' own tests.
 
 def test_my_rule():
   testing.check_rule(my_rule(cell, loss), trials)
+
+def test_my_learner():
+  testing.check_learner(my_learner(cell, loss), trials)
 """
 
 import dataclasses
@@ -57,6 +60,128 @@ def check_rule(
   check.predictions_read_no_targets()
   check.state_leads_with_trials()
   check.learns_without_touching_constants_or_compiling_again()
+
+
+def check_learner(
+  learner: base.Learner, trials: interfaces.Trials, *, seed: int = 0
+) -> None:
+  """Holds a learner against every law that all learners obey.
+
+  - the same key makes the same state, another key other parameters;
+  - every per-trial leaf of the rule's state leads with B;
+  - an update keeps the state's tree, shapes and dtypes, counts one step, moves
+    a parameter and leaves every constant untouched;
+  - metrics are finite scalars, 'loss' among them;
+  - jit = plain, in `init`, `update` and `predict`;
+  - a second update does not compile again;
+  - predictions `[T, B, ...]` read neither targets nor mask.
+
+  Args:
+    learner: the learner.
+    trials: a few whole trials (B >= 2).
+    seed: of all that is drawn.
+
+  Raises:
+    AssertionError: naming the law.
+  """
+  if trials.index.shape[0] < 2:
+    raise ValueError('check_learner needs at least 2 trials.')
+  assert learner.partition in ('trials', 'population'), (
+    f'partition is {learner.partition!r}: neither trials nor population'
+  )
+  key, other = jax.random.split(jax.random.key(seed))
+  init = jax.jit(learner.init)
+  start = init(key, trials)
+  _check_start(learner, start, init, key, other, trials)
+
+  traces = []
+
+  def counted(state, key, trials):
+    traces.append(1)
+    return learner.update(state, key, trials)
+
+  update = jax.jit(counted)
+  first, metrics = update(start, key, trials)
+  second, more = update(first, key, trials)
+  for count, before, after in ((1, start, first), (2, first, second)):
+    _assert_same_types(before, after)
+    assert int(after.step) == count, f'step {after.step} after {count} updates'
+    chex.assert_trees_all_equal(before.constants, after.constants)
+  assert len(traces) == 1, 'the second update was compiled again'
+  moved = any(
+    np.any(a != b)
+    for a, b in zip(
+      jax.tree.leaves(start.params), jax.tree.leaves(second.params), strict=True
+    )
+  )
+  assert moved, 'two updates moved no parameter'
+  assert 'loss' in metrics, f"metrics lack 'loss': {sorted(metrics)}"
+  for name, value in (*metrics.items(), *more.items()):
+    assert np.shape(value) == () and np.isfinite(value), (
+      f'metric {name!r} is no finite scalar: {value}'
+    )
+  plain = learner.update(start, key, trials)
+  _assert_close(_numbers(plain), _numbers((first, metrics)), 'jit is not plain')
+  _check_predictions(learner, first, key, trials)
+
+
+def _check_start(learner, start, init, key, other, trials) -> None:
+  chex.assert_trees_all_equal(_numbers(init(key, trials)), _numbers(start))
+  plain = learner.init(key, trials)
+  _assert_close(_numbers(plain), _numbers(start), 'init: jit is not plain')
+  assert np.shape(start.step) == () and int(start.step) == 0, (
+    f'the state starts at step {start.step}'
+  )
+  for path, leaf in jax.tree.leaves_with_path(start.params):
+    assert jnp.issubdtype(leaf.dtype, jnp.floating), (
+      f'the parameter {jax.tree_util.keystr(path)} is {leaf.dtype}, not float'
+    )
+  batch = trials.index.shape[0]
+  for path, leaf in jax.tree.leaves_with_path(start.rule_state.per_trial):
+    assert leaf.ndim and leaf.shape[0] == batch, (
+      f'per-trial state {jax.tree_util.keystr(path)} of shape {leaf.shape} '
+      f'does not lead with B = {batch}'
+    )
+  apart = zip(
+    jax.tree.leaves(start.params),
+    jax.tree.leaves(init(other, trials).params),
+    strict=True,
+  )
+  assert any(np.any(a != b) for a, b in apart), (
+    'another key draws the same parameters'
+  )
+
+
+def _check_predictions(learner, state, key, trials) -> None:
+  unlike = dataclasses.replace(
+    trials, targets=trials.targets + 1, mask=jnp.zeros_like(trials.mask)
+  )
+  predict = jax.jit(learner.predict)
+  outputs, again = predict(state, key, trials), predict(state, key, unlike)
+  chex.assert_equal_shape_prefix([outputs, trials.mask], 2)
+  assert np.array_equal(outputs, again), 'predictions depend on the targets'
+  plain = learner.predict(state, key, trials)
+  _assert_close(plain, outputs, 'predict: jit is not plain')
+
+
+def _assert_same_types(before, after) -> None:
+  try:
+    chex.assert_trees_all_equal_shapes_and_dtypes(after, before)
+  except AssertionError as error:
+    raise AssertionError(
+      f"an update changed the state's tree or types. {error}"
+    ) from error
+
+
+def _numbers(tree):
+  """The tree with typed keys as the numbers they are."""
+
+  def plain(leaf):
+    if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+      return jax.random.key_data(leaf)
+    return leaf
+
+  return jax.tree.map(plain, tree)
 
 
 class _Check:

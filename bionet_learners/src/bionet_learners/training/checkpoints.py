@@ -1,24 +1,78 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Saving a state whole, and restoring it against a template."""
+"""Saving a state whole, and restoring it against a template.
 
+A checkpoint is a folder `checkpoint_{step}`: Orbax's files, and `digests.json`
+with the SHA-256 of each. It is written under another name and renamed when all
+of it is on the disk; it is renamed again before it is deleted. So a folder of
+that name is whole, whenever the process was killed; and one that the disk
+damaged since is known before Orbax reads it, which would load a flipped bit as
+it is.
+"""
+
+import contextlib
+import errno
+import hashlib
+import json
+import logging
 import os
 import pathlib
+import re
+import shutil
+from collections.abc import Callable
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint as ocp
 
 from bionet_core import interfaces
+from bionet_learners.training import files
+
+_DIGESTS = 'digests.json'
+_OWN_BYTES = 2**18  # about what a checkpoint takes beside its arrays
+_ROOT = 'state'  # Orbax saves no single array; it saves a dict of one
+_PARTIAL = '.partial'  # the suffix of what is being written, or deleted
+
+
+class CorruptCheckpointError(Exception):
+  """A checkpoint's files are not what was written."""
 
 
 def save_checkpoint(
   state: interfaces.ArrayTree, directory: str | os.PathLike[str], step: int
 ) -> pathlib.Path:
-  """Writes `directory/checkpoint_{step}`, atomically, and returns its path."""
+  """Writes `directory/checkpoint_{step}`, atomically, and returns its path.
+
+  Args:
+    state: a tree of arrays, on one device or on the host.
+    directory: made if it is not there.
+    step: what to call it; a checkpoint of that step is replaced.
+
+  Raises:
+    OSError: if it cannot be written; what was there before still is.
+    TypeError: for a leaf that is no array; names it.
+  """
+  for where, leaf in jax.tree.leaves_with_path(state):
+    if not hasattr(leaf, 'dtype'):
+      name = jax.tree_util.keystr(where, simple=True, separator='/')
+      raise TypeError(
+        f'a checkpoint holds arrays; {name} is a {type(leaf).__name__}.'
+      )
   path = pathlib.Path(directory).absolute() / f'checkpoint_{step}'
-  with ocp.StandardCheckpointer() as checkpointer:
-    checkpointer.save(path, state)
-    checkpointer.wait_until_finished()
+  partial = path.with_name(path.name + _PARTIAL)
+  try:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    _clean(path.parent)
+    _check_room(path.parent, state)
+    with _quiet(), ocp.StandardCheckpointer() as checkpointer:
+      checkpointer.save(partial, {_ROOT: state})
+      checkpointer.wait_until_finished()
+    files.write_atomically(partial / _DIGESTS, json.dumps(_digests(partial)))
+    _replace(path, partial)
+    _sync_folder(path.parent)
+  except (OSError, ValueError) as error:  # tensorstore's are ValueErrors
+    _clean(path.parent)
+    raise OSError(f'{path} could not be written: {_short(error)}') from error
   return path
 
 
@@ -35,27 +89,234 @@ def load_checkpoint(
     A tree like the template with the saved values.
 
   Raises:
+    FileNotFoundError: if there is none.
+    CorruptCheckpointError: if its files are not what was written.
     ValueError: if the saved tree, a shape or a dtype is not the template's; it
       names the first leaf that differs.
   """
   path = pathlib.Path(path).absolute()
+  if not path.is_dir():
+    raise FileNotFoundError(f'there is no checkpoint {path}.')
+  verify(path)
   with ocp.StandardCheckpointer() as checkpointer:
-    saved = _leaves(checkpointer.metadata(path).item_metadata.tree)
-    wanted = _leaves(template)
-    for name in sorted(saved.keys() | wanted.keys()):
-      if saved.get(name) != wanted.get(name):
-        raise ValueError(
-          f'checkpoint {path}: {name} is {saved.get(name, "not saved")}, and '
-          f'{wanted.get(name, "nothing")} is needed.'
-        )
-    return checkpointer.restore(path, template)
+    saved = checkpointer.metadata(path).item_metadata.tree[_ROOT]
+    check_like(saved, template, f'checkpoint {path}: ')
+    wanted = {_ROOT: jax.tree.map(_placed, template)}
+    return checkpointer.restore(path, wanted)[_ROOT]
+
+
+def verify(path: pathlib.Path) -> None:
+  """Raises CorruptCheckpointError unless the files are what was written."""
+  try:
+    wanted = json.loads((path / _DIGESTS).read_text(encoding='utf-8'))
+    found = _digests(path)
+    if not isinstance(wanted, dict):
+      raise ValueError(f'{_DIGESTS} is not what was written')
+  except (OSError, ValueError) as error:
+    raise CorruptCheckpointError(
+      f'checkpoint {path} is damaged: {_short(error)}.'
+    ) from error
+  if wanted != found:
+    names = sorted(
+      name
+      for name in wanted.keys() | found.keys()
+      if wanted.get(name) != found.get(name)
+    )
+    raise CorruptCheckpointError(
+      f'checkpoint {path} is damaged: {names[0]} is not what was written.'
+    )
+
+
+def check_like(
+  tree: interfaces.ArrayTree, template: interfaces.ArrayTree, where: str
+) -> None:
+  """Raises ValueError if two trees differ; it names the first leaf that does.
+
+  Args:
+    tree: arrays, or what tells their shapes and dtypes.
+    template: what they should be like.
+    where: how the message begins.
+  """
+  found, wanted = _leaves(tree), _leaves(template)
+  for name in sorted(found.keys() | wanted.keys()):
+    if found.get(name) != wanted.get(name):
+      raise ValueError(
+        f'{where}{name} is {found.get(name, "not there")}, and '
+        f'{wanted.get(name, "nothing")} is needed.'
+      )
+
+
+def all_steps(directory: str | os.PathLike[str]) -> list[int]:
+  """The steps of the checkpoints in a folder, ascending."""
+  found = (
+    re.fullmatch(r'checkpoint_(\d+)', path.name)
+    for path in pathlib.Path(directory).glob('checkpoint_*')
+    if path.is_dir()
+  )
+  return sorted(int(match[1]) for match in found if match)
+
+
+def restore_latest(
+  directory: str | os.PathLike[str],
+  template: Callable[[int], interfaces.ArrayTree],
+  warn: Callable[[str], None],
+) -> tuple[interfaces.ArrayTree, int] | None:
+  """The state and the step of the latest checkpoint that is whole.
+
+  Args:
+    directory: the folder of checkpoints.
+    template: from a step to its template; see `load_checkpoint`.
+    warn: told of each damaged one that is passed over.
+
+  Returns:
+    None if there is no checkpoint.
+
+  Raises:
+    CorruptCheckpointError: if there are some, and all are damaged.
+    ValueError: if one is not of the template.
+  """
+  steps, damages = all_steps(directory), []
+  for step in reversed(steps):
+    path = pathlib.Path(directory) / f'checkpoint_{step}'
+    try:
+      state = load_checkpoint(path, template(step))
+    except CorruptCheckpointError as error:
+      damages.append(error)
+      continue
+    for damage in damages:
+      warn(f'{damage} Falling back to the one before.')
+    return state, step
+  if steps:
+    raise CorruptCheckpointError(
+      f'none of the checkpoints {steps} in {directory} is whole; delete that '
+      'folder to start over.'
+    )
+  return None
+
+
+def prune(
+  directory: str | os.PathLike[str], keep_last: int, keep: int | None = None
+) -> None:
+  """Deletes all checkpoints but the last few, and one of any age.
+
+  Args:
+    directory: the folder of checkpoints.
+    keep_last: how many of the latest stay, at least 1.
+    keep: the step of one that stays too: the best.
+
+  Raises:
+    ValueError: if none would be kept.
+  """
+  if keep_last < 1:
+    raise ValueError(f'keep_last is {keep_last}; at least 1 must be kept.')
+  for step in all_steps(directory)[:-keep_last]:
+    if step != keep:
+      _delete(pathlib.Path(directory) / f'checkpoint_{step}')
+
+
+def _clean(directory: pathlib.Path) -> None:
+  """Removes what a killed process left half written or half deleted."""
+  for path in directory.glob(f'checkpoint_*{_PARTIAL}*'):
+    shutil.rmtree(path, ignore_errors=True)
+
+
+def _delete(path: pathlib.Path) -> None:
+  aside = _aside(path)
+  os.rename(path, aside)  # at once; what follows may be cut short
+  shutil.rmtree(aside)
+
+
+def _replace(path: pathlib.Path, new: pathlib.Path) -> None:
+  """Renames a folder to a path; what was there stays if that fails."""
+  if not path.exists():
+    os.rename(new, path)
+    return
+  aside = _aside(path)
+  os.rename(path, aside)
+  try:
+    os.rename(new, path)
+  except OSError:
+    os.rename(aside, path)
+    raise
+  shutil.rmtree(aside)
+
+
+def _aside(path: pathlib.Path) -> pathlib.Path:
+  return path.with_name(path.name + '.old' + _PARTIAL)
+
+
+def _digests(path: pathlib.Path) -> dict[str, str]:
+  return {
+    file.relative_to(path).as_posix(): hashlib.sha256(
+      file.read_bytes()
+    ).hexdigest()
+    for file in sorted(path.rglob('*'))
+    if file.is_file() and file != path / _DIGESTS
+  }
 
 
 def _leaves(tree: interfaces.ArrayTree) -> dict[str, str]:
-  """Every array of a tree, or of a checkpoint's metadata: 'float32[3, 4]'."""
+  """Every array of a tree, or of a checkpoint's metadata: 'float32[3, 4]'.
+
+  Typed PRNG keys are what Orbax saves of them: their uint32 data.
+  """
   return {
-    jax.tree_util.keystr(where, simple=True, separator='/'): (
-      f'{np.dtype(leaf.dtype)}{list(leaf.shape)}'
-    )
+    jax.tree_util.keystr(where, simple=True, separator='/'): _describe(leaf)
     for where, leaf in jax.tree.leaves_with_path(tree)
   }
+
+
+def _placed(leaf) -> jax.ShapeDtypeStruct:
+  """A leaf of a template, to be restored to this machine's first device."""
+  device = jax.local_devices()[0]
+  return jax.ShapeDtypeStruct(
+    leaf.shape, leaf.dtype, sharding=jax.sharding.SingleDeviceSharding(device)
+  )
+
+
+def _describe(leaf) -> str:
+  if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+    leaf = jax.eval_shape(jax.random.key_data, leaf)
+  return f'{np.dtype(leaf.dtype)}{list(leaf.shape)}'
+
+
+def _sync_folder(path: pathlib.Path) -> None:
+  descriptor = os.open(path, os.O_RDONLY)
+  try:
+    os.fsync(descriptor)
+  finally:
+    os.close(descriptor)
+
+
+def _check_room(folder: pathlib.Path, state: interfaces.ArrayTree) -> None:
+  """Raises OSError for a full disk, before Orbax stumbles on it loudly."""
+  wanted = sum(leaf.nbytes for leaf in jax.tree.leaves(state)) + _OWN_BYTES
+  if shutil.disk_usage(folder).free < wanted:
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+@contextlib.contextmanager
+def _quiet():
+  """Keeps Orbax from logging the traceback of an error that it raises too."""
+  logger = logging.getLogger('absl')
+
+  def never(record):
+    del record
+    return False
+
+  logger.addFilter(never)
+  try:
+    yield
+  finally:
+    logger.removeFilter(never)
+
+
+def _short(error: BaseException) -> str:
+  """The cause of an error on one line of bearable length."""
+  if isinstance(error, OSError) and error.strerror:
+    return error.strerror
+  code = re.search(r"os_error_code='(\d+)'", str(error))  # tensorstore's
+  if code:
+    return os.strerror(int(code[1]))
+  text = ' '.join(str(error).split()) or type(error).__name__
+  return text if len(text) <= 200 else text[:200] + ' ...'

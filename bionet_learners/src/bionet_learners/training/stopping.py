@@ -1,0 +1,55 @@
+# SPDX-License-Identifier: Apache-2.0
+"""When to stop early, and which evaluation was the best."""
+
+from collections.abc import Sequence
+from typing import Literal, NamedTuple
+
+
+class EarlyStopping(NamedTuple):
+  """Stops when a metric has not improved for a while.
+
+  A value improves if it is better than the last that improved by more than
+  `min_delta`. Both answers follow from the values alone, so nothing of it needs
+  saving: a resumed run decides as the uninterrupted one does.
+
+  Attributes:
+    metric: the evaluation's metric.
+    patience: evaluations without improvement after which training stops; 0:
+      never.
+    mode: which way is better.
+    min_delta: the least improvement that counts.
+  """
+
+  metric: str
+  patience: int = 0
+  mode: Literal['min', 'max'] = 'max'
+  min_delta: float = 0.0
+
+  def check(self) -> 'EarlyStopping':
+    """Itself.
+
+    Raises:
+      ValueError: for a setting that cannot be.
+    """
+    if self.mode not in ('min', 'max'):
+      raise ValueError(f'mode is {self.mode!r}; it may be min or max.')
+    if self.patience < 0 or not self.min_delta >= 0:
+      raise ValueError(
+        f'early stopping: patience is {self.patience} and min_delta '
+        f'{self.min_delta}; both must be 0 or more.'
+      )
+    return self
+
+  def best(self, values: Sequence[float]) -> int:
+    """The number of the last value that improved; -1 for no values."""
+    sign = 1 if self.mode == 'max' else -1
+    best = -1
+    for i, value in enumerate(values):
+      if best < 0 or sign * (value - values[best]) > self.min_delta:
+        best = i
+    return best
+
+  def stop(self, values: Sequence[float]) -> bool:
+    """Whether patience is at an end after these values."""
+    waited = len(values) - 1 - self.best(values)
+    return bool(self.patience) and waited >= self.patience
