@@ -71,12 +71,18 @@ class Cell(NamedTuple):
     step: `(params, constants, state, keys [B], inputs [B, *I])
       -> (emission [B, N], state)`.
     readout: `(params, constants, emission) -> outputs [B, O]`.
+    log_density: for a step that draws from a density, else None: `(params,
+      constants, state, keys [B], inputs [B, *I]) -> [B]`, the logarithm of the
+      density of what that very step draws, up to a constant, as a function of
+      the parameters: the draw is held fixed. All that a step does with the
+      parameters it does through this draw.
   """
 
   init: Callable[..., tuple[ArrayTree, ArrayTree]]
   initial_state: Callable[..., ArrayTree]
   step: Callable[..., tuple[jax.Array, ArrayTree]]
   readout: Callable[..., jax.Array]
+  log_density: Callable[..., jax.Array] | None = None
 
 
 class RelaxationNetwork(NamedTuple):
@@ -129,7 +135,8 @@ class StepLoss(Protocol):
     Args:
       outputs: float `[B, O]`.
       targets: `[B, ...]`.
-      mask: float `[B]`, the weights of this step.
+      mask: float `[B]`, the weights of this step. A trial of weight 0 does not
+        count, in a statistic over trials neither.
 
     Returns:
       The loss `[]`, and metrics `{name: []}`; both are weighted by the mask, so

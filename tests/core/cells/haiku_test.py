@@ -114,6 +114,55 @@ def test_a_cell_is_its_core(name):
   np.testing.assert_allclose(outputs, expected, rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.parametrize('name', CELLS_TESTED)
+def test_a_stack_is_its_layers_one_after_the_other(name):
+  """Truth: the first layer unrolled over all steps, the second over that.
+
+  A skip connection would show: the readout sees the last layer alone.
+  """
+  factory = plugins.load('bionet.cells', name, CELLS)
+  cell, inputs = factory(Sizes(), hidden=4, num_layers=2), sequence()
+  params, constants = cell.init(jax.random.key(1), inputs[0])
+  params = jax.tree.map(lambda leaf: leaf + 0.1, params)
+
+  def forward(values):
+    first, second = STOCK[name](), STOCK[name]()
+    for core in (first, second):
+      start = core.initial_state(values.shape[1])
+      values, _ = hk.dynamic_unroll(core, values, start)
+    return hk.BatchApply(hk.Linear(OUTPUTS))(values)
+
+  trials = interfaces.Trials(
+    inputs=inputs, targets=None, mask=None, index=jnp.arange(BATCH)
+  )
+  outputs = unroll.model_from_cell(cell).predict(
+    params, constants, jax.random.key(0), trials
+  )
+  expected = hk.transform(forward).apply(params, None, inputs)
+  np.testing.assert_allclose(outputs, expected, rtol=1e-5, atol=1e-6)
+
+
+def test_an_update_bias_slows_forgetting():
+  """Truth: with all weights 0, h_t = sigmoid(-b)^t h_0, by hk.GRU's equations.
+
+  Without the setting, the parameters are those of the stock core.
+  """
+  cell, inputs = (
+    haiku_cells.gru(Sizes(), hidden=4, update_bias=-2.0),
+    sequence(),
+  )
+  params, _ = cell.init(jax.random.key(1), inputs[0])
+  params['gru'] |= {
+    'w_i': 0 * params['gru']['w_i'],
+    'w_h': 0 * params['gru']['w_h'],
+  }
+  start = jnp.ones((BATCH, 4))
+  _, state = cell.step(params, {}, start, None, inputs[0])
+  np.testing.assert_allclose(state, jax.nn.sigmoid(2.0) * start, rtol=1e-6)
+  plain, _ = make('gru').init(jax.random.key(1), inputs[0])
+  assert not np.any(plain['gru']['b'])
+
+
 class BatchNormed(TwoSpeeds):
   """Keeps batch statistics: Haiku state."""
 
@@ -159,9 +208,11 @@ def test_what_a_cell_has_no_place_for_is_refused(core, message):
 
 @pytest.mark.parametrize('name', CELLS_TESTED)
 def test_sizes_are_checked(name):
-  """Truth: at least one unit, and inputs that are float."""
+  """Truth: at least one unit and layer, and inputs that are float."""
   factory = plugins.load('bionet.cells', name, CELLS)
   with pytest.raises(ValueError, match=r'network\.hidden is 0'):
     factory(Sizes(), hidden=0)
+  with pytest.raises(ValueError, match=r'network\.num_layers is 0'):
+    factory(Sizes(), num_layers=0)
   with pytest.raises(AssertionError):
     make(name).init(jax.random.key(0), jnp.ones((BATCH, INPUTS), int))

@@ -6,6 +6,7 @@ from collections.abc import Callable
 import chex
 import haiku as hk
 import jax
+import jax.numpy as jnp
 
 from bionet_core import interfaces
 
@@ -87,33 +88,79 @@ def _said_plainly(what: str, function: Callable, *args) -> None:
     ) from error
 
 
-def gru(spec: interfaces.Sizes, *, hidden: int = 128) -> interfaces.Cell:
-  """`hk.GRU(hidden)` with a linear readout of `spec.num_outputs`."""
-  _check_hidden(hidden)
-  return cell_from_core(
-    lambda: hk.GRU(hidden), lambda: hk.Linear(spec.num_outputs)
-  )
+def gru(
+  spec: interfaces.Sizes,
+  *,
+  hidden: int = 128,
+  num_layers: int = 1,
+  update_bias: float = 0.0,
+) -> interfaces.Cell:
+  """`hk.GRU(hidden)` with a linear readout of `spec.num_outputs`.
+
+    h_t = (1 - z_t) h_{t-1} + z_t a_t,   z_t = sigmoid(... + b_z)
+
+  Args:
+    spec: the task's sizes.
+    hidden: units of a layer.
+    num_layers: layers; see `_stack`.
+    update_bias: where b_z starts. Far below 0 a unit forgets slowly at first:
+      about exp(-update_bias) steps are remembered.
+
+  Raises:
+    ValueError: for a size less than 1.
+  """
+
+  def start(shape, dtype):  # the gates' order in hk.GRU: update, reset, new
+    return jnp.zeros(shape, dtype).at[:hidden].set(update_bias)
+
+  return _stack(spec, lambda: hk.GRU(hidden, b_init=start), hidden, num_layers)
 
 
-def lstm(spec: interfaces.Sizes, *, hidden: int = 128) -> interfaces.Cell:
-  """`hk.LSTM(hidden)` with a linear readout of `spec.num_outputs`."""
-  _check_hidden(hidden)
-  return cell_from_core(
-    lambda: hk.LSTM(hidden), lambda: hk.Linear(spec.num_outputs)
-  )
+def lstm(
+  spec: interfaces.Sizes, *, hidden: int = 128, num_layers: int = 1
+) -> interfaces.Cell:
+  """`hk.LSTM(hidden)` with a linear readout; for layers see `_stack`.
+
+  Raises:
+    ValueError: for a size less than 1.
+  """
+  return _stack(spec, lambda: hk.LSTM(hidden), hidden, num_layers)
 
 
 def vanilla_rnn(
-  spec: interfaces.Sizes, *, hidden: int = 128
+  spec: interfaces.Sizes, *, hidden: int = 128, num_layers: int = 1
 ) -> interfaces.Cell:
-  """`hk.VanillaRNN(hidden)` with a linear readout of `spec.num_outputs`."""
-  _check_hidden(hidden)
-  return cell_from_core(
+  """`hk.VanillaRNN(hidden)` with a linear readout; for layers see `_stack`.
+
+  Raises:
+    ValueError: for a size less than 1.
+  """
+  return _stack(
+    spec,
     lambda: hk.VanillaRNN(hidden, double_bias=False),
-    lambda: hk.Linear(spec.num_outputs),
+    hidden,
+    num_layers,
   )
 
 
-def _check_hidden(hidden: int) -> None:
-  if hidden < 1:
-    raise ValueError(f'network.hidden is {hidden}; at least 1 unit is needed.')
+def _stack(
+  spec: interfaces.Sizes,
+  make_layer: Callable[[], hk.RNNCore],
+  hidden: int,
+  num_layers: int,
+) -> interfaces.Cell:
+  """One core, or `hk.DeepRNN` of several without skip connections.
+
+  Layer l reads what layer l - 1 emits at the same step; the readout reads the
+  last layer alone. The state of a stack is a tuple of its layers' states.
+  """
+  for name, size in (('hidden', hidden), ('num_layers', num_layers)):
+    if size < 1:
+      raise ValueError(f'network.{name} is {size}; it must be at least 1.')
+
+  def make_core():
+    if num_layers == 1:
+      return make_layer()
+    return hk.DeepRNN([make_layer() for _ in range(num_layers)])
+
+  return cell_from_core(make_core, lambda: hk.Linear(spec.num_outputs))
