@@ -8,6 +8,7 @@ from typing import NamedTuple
 import chex
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
 from bionet_core import interfaces
@@ -73,6 +74,9 @@ class Task(NamedTuple):
     evaluations: `{name: Evaluation}`; always 'held_out'.
     losses: `{name: StepLoss}`; `spec.loss` is one of them.
     metrics: `(outputs [T, B, O], trials) -> {name: []}`.
+    describe: `(outputs, trials) -> {name: fact}` for a reader, on the host and
+      not compiled: a fact is a number, or `{label: share}`. None: nothing to
+      add to the metrics.
   """
 
   spec: TaskSpec
@@ -80,6 +84,7 @@ class Task(NamedTuple):
   evaluations: Mapping[str, Evaluation]
   losses: Mapping[str, interfaces.StepLoss]
   metrics: Callable[[jax.Array, interfaces.Trials], dict[str, jax.Array]]
+  describe: Callable[[jax.Array, interfaces.Trials], dict] | None = None
 
 
 def cross_entropy(
@@ -102,6 +107,28 @@ def cross_entropy(
   losses = optax.softmax_cross_entropy_with_integer_labels(outputs, targets)
   hits = jnp.argmax(outputs, axis=-1) == targets
   return jnp.mean(losses * mask), {'accuracy': jnp.mean(hits * mask)}
+
+
+def squared_error(
+  outputs: jax.Array, targets: jax.Array, mask: jax.Array
+) -> tuple[jax.Array, dict[str, jax.Array]]:
+  """Squared error, the mean over outputs.
+
+    loss = mean_b mask_b mean_o (outputs_bo - targets_bo)^2
+
+  Args:
+    outputs: float `[B, O]`.
+    targets: float `[B, O]`.
+    mask: float `[B]`.
+
+  Returns:
+    The loss `[]` and the same as `{'mse': []}`.
+  """
+  chex.assert_rank([outputs, targets, mask], [2, 2, 1])
+  chex.assert_equal_shape([outputs, targets])
+  errors = jnp.mean(jnp.square(outputs - targets), axis=-1)
+  mse = jnp.mean(errors * mask)
+  return mse, {'mse': mse}
 
 
 def sum_over_steps(
@@ -157,6 +184,69 @@ def epoch_order(key: jax.Array, index: jax.Array, num_data: int) -> jax.Array:
     lambda e: jax.random.permutation(jax.random.fold_in(key, e), num_data)
   )(epoch[0] + jnp.arange(num_epochs))
   return orders[epoch - epoch[0], index % num_data]
+
+
+_HELD_OUT = np.uint32(2**32 - 1)  # no trial of a run has this number
+
+
+def drawn_anew(
+  trial: Callable[[jax.Array], tuple[jax.Array, jax.Array, jax.Array]],
+) -> Callable[..., interfaces.Trials]:
+  """A `sample` of trials without end, each a function of its number.
+
+  Args:
+    trial: `key -> (inputs [T, *I], targets [T, ...], mask [T])`, one trial.
+
+  Returns:
+    `(key, index [B], batch_size=None) -> Trials`: trial b is that of
+    `fold_in(key, index[b])`.
+  """
+
+  @jax.jit
+  def draw(key, index):
+    keys = jax.vmap(lambda i: jax.random.fold_in(key, i))(index)
+    return jax.vmap(trial, out_axes=1)(keys)
+
+  def sample(key, index, batch_size=None):
+    del batch_size
+    inputs, targets, mask = draw(key, index)
+    return interfaces.Trials(
+      inputs=inputs, targets=targets, mask=mask, index=index
+    )
+
+  return sample
+
+
+def held_out(
+  sample: Callable[..., interfaces.Trials], num_trials: int
+) -> Evaluation:
+  """Other trials than training's of the same `sample`, whatever the key."""
+  return Evaluation(
+    num_trials,
+    lambda key, index: sample(jax.random.fold_in(key, _HELD_OUT), index),
+  )
+
+
+def drawn_length(
+  key: jax.Array, name: str, shortest: int | None, longest: int
+) -> jax.Array:
+  """A length `[]` uniform from `shortest` to `longest`; None: the longest.
+
+  Raises:
+    ValueError: if the shortest, task.min_NAME, is out of range.
+  """
+  if shortest is None:
+    return jnp.asarray(longest)
+  if not 0 <= shortest <= longest:
+    raise ValueError(
+      f'task.min_{name} is {shortest}; it must be from 0 to {longest}.'
+    )
+  return jax.random.randint(key, (), shortest, longest + 1)
+
+
+def asked_at(step: chex.Numeric, num_steps: int) -> jax.Array:
+  """A mask `[T]` that asks at one step: 1 there, else 0."""
+  return jnp.where(jnp.arange(num_steps) == step, 1.0, 0.0)
 
 
 def static_trials(

@@ -5,15 +5,12 @@ import math
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
-from bionet_core import interfaces
 from bionet_tasks import base
 
 _ALPHABET = 8
 _BLANK, _TRIGGER = 0, _ALPHABET + 1
 _NUM_CODES = _ALPHABET + 2
-_HELD_OUT = np.uint32(2**32 - 1)  # no trial of a run has this number
 
 
 def copying(
@@ -53,25 +50,14 @@ def copying(
       ]
     )
     silent = jnp.full(num_symbols + time_lag, _BLANK)
+    asked = jnp.arange(num_steps) >= num_symbols + time_lag
     return (
       jax.nn.one_hot(inputs, _NUM_CODES),
       jnp.concatenate([silent, symbols]),
+      asked / num_symbols,
     )
 
-  def sample(key, index, batch_size=None):
-    del batch_size
-    keys = jax.vmap(lambda i: jax.random.fold_in(key, i))(index)
-    inputs, targets = jax.vmap(trial, out_axes=1)(keys)
-    asked = jnp.arange(num_steps) >= num_symbols + time_lag
-    mask = jnp.broadcast_to(asked[:, None] / num_symbols, targets.shape)
-    return interfaces.Trials(
-      inputs=inputs, targets=targets, mask=mask, index=index
-    )
-
-  def sample_held_out(key, index):
-    # Other trials than training's, even under training's key.
-    return sample(jax.random.fold_in(key, _HELD_OUT), index)
-
+  sample = base.drawn_anew(trial)
   return base.Task(
     spec=base.TaskSpec(
       name='copying',
@@ -84,7 +70,7 @@ def copying(
       loss='cross_entropy',
     ),
     sample=sample,
-    evaluations={'held_out': base.Evaluation(num_held_out, sample_held_out)},
+    evaluations={'held_out': base.held_out(sample, num_held_out)},
     losses={'cross_entropy': base.cross_entropy},
     metrics=base.sum_over_steps(base.cross_entropy),
   )

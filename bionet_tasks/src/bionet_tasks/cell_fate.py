@@ -1,0 +1,267 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Cell-fate patterning: cells in a row agree on a pattern."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from bionet_core import information, interfaces, surrogate
+from bionet_tasks import base
+
+PATTERNS = 'most_frequent_patterns'
+"""What the task calls the ten most frequent patterns, with their shares."""
+
+_REFINED = {'held_out': 1, 'half_dt': 2, 'quarter_dt': 4}
+
+
+def cell_fate(
+  *,
+  num_cells: int = 7,
+  dt: float = 0.01,
+  duration: float = 10.0,
+  sigma: float = 0.1,
+  loss: str = 'exact',
+  final_sigma: float | None = None,
+  temperature: float = 0.1,
+  final_temperature: float | None = None,
+  anneal_updates: int = 0,
+  bandwidth: float = 0.1,
+  straight_through: bool = False,
+  num_groups: int = 1,
+  refinements: int = 1,
+  num_held_out: int = 3000,
+  held_out_dt: float = 0.01,
+  held_out_duration: float = 10.0,
+) -> base.Task:
+  """Makes patterns that carry information and come out the same every time.
+
+  A trial is a replicate of the tissue: inputs (dt, sigma) at each of T =
+  duration / dt steps, its noise its own. At the last step all replicates are
+  judged together by minus the utility (`information`), in bits:
+
+    loss = -(S_pat - S_rep)
+
+  Chance is what random fates score: nothing but the bias of the estimate, .004
+  for 7 cells and 3,000 replicates; the ceiling is H(3 / 7) = .9852 for 7 cells.
+  A high utility does not say which pattern came out.
+
+  Evaluations: 'held_out', fresh replicates at `held_out_dt`, whatever dt was
+  trained at; 'half_dt' and 'quarter_dt', the same at a half and a quarter of
+  it. A solution that lives on its time step shows there. Described are the most
+  frequent patterns, and how many come out a replicate.
+
+  Args:
+    num_cells: N.
+    dt: time step of training.
+    duration: time simulated in training, a multiple of dt.
+    sigma: strength of the noise, 0 or more.
+    loss: 'hard' (evolution), 'soft' or 'exact'.
+    final_sigma: strength of the noise in training after `anneal_updates`, to
+      which it goes geometrically; None: it stays. Evaluations have `sigma`.
+    temperature: of the graded fates of 'soft' and 'exact'.
+    final_temperature: likewise.
+    anneal_updates: updates over which the two change.
+    bandwidth: of the kernel of 'soft'.
+    straight_through: fates 0 or 1 with the states' gradient, for both.
+    num_groups: the loss is the mean over this many groups of replicates.
+    refinements: train on dt, dt / 2, ... dt / 2^(refinements - 1) at once: each
+      takes an equal share of the replicates, and the loss is that of the share
+      with the least utility, so that what is learned holds as dt shrinks. T is
+      that of the finest; a coarser one rests (dt = 0) when its time is over.
+    num_held_out: replicates of an evaluation, 3,000 or more to be believed.
+    held_out_dt: time step of 'held_out'.
+    held_out_duration: time simulated there.
+
+  Raises:
+    ValueError: for a setting out of range, or too many cells for 'exact'.
+  """
+  base.check_positive(
+    num_cells=num_cells,
+    num_groups=num_groups,
+    refinements=refinements,
+    num_held_out=num_held_out,
+  )
+  for name, value in (
+    ('temperature', temperature),
+    ('final_temperature', final_temperature),
+    ('final_sigma', final_sigma),
+    ('bandwidth', bandwidth),
+  ):
+    if value is not None and not value > 0:
+      raise ValueError(f'task.{name} is {value}; it must be above 0.')
+  if not sigma >= 0 or (final_sigma is not None and not sigma > 0):
+    raise ValueError(
+      f'task.sigma is {sigma}; it must be 0 or more, and above 0 to be changed.'
+    )
+  anneals = final_sigma is not None or final_temperature is not None
+  if anneal_updates < 0 or anneals != (anneal_updates > 0):
+    raise ValueError(
+      f'task.anneal_updates is {anneal_updates}; it must be above 0 where '
+      'final_sigma or final_temperature is set, and else 0.'
+    )
+  coarse_steps = _num_steps('', duration, dt)
+  num_steps = coarse_steps * 2 ** (refinements - 1)
+  held_out_steps = _num_steps('held_out_', held_out_duration, held_out_dt)
+
+  def hard(states, temperature, weights=None):
+    del temperature
+    return information.hard_utility(states, weights=weights)
+
+  def soft(states, temperature, weights=None):
+    return information.soft_utility(
+      states,
+      temperature=temperature,
+      bandwidth=bandwidth,
+      straight_through=straight_through,
+      weights=weights,
+    )
+
+  def exact(states, temperature, weights=None):
+    return information.exact_soft_utility(
+      states,
+      temperature=temperature,
+      straight_through=straight_through,
+      weights=weights,
+    )
+
+  utilities = {'hard': hard, 'soft': soft, 'exact': exact}
+  if loss not in utilities:
+    raise ValueError(
+      f'task.loss is {loss!r}; it may be {", ".join(utilities)}.'
+    )
+  if loss == 'exact':  # says so now if N is too large
+    jax.eval_shape(exact, jnp.zeros((2, num_cells)), 1.0)
+
+  def trials(index, dts, sigmas, temperatures):
+    steps = dts.shape[0]
+
+    def at_each_step(x):  # [B] -> [steps, B]
+      return jnp.broadcast_to(x, (steps, *index.shape))
+
+    last = jnp.arange(steps)[:, None] == steps - 1
+    return interfaces.Trials(
+      inputs=jnp.stack([dts, at_each_step(sigmas)], axis=-1),
+      targets=at_each_step(temperatures)[..., None],
+      mask=jnp.where(at_each_step(last), 1.0, 0.0),
+      index=index,
+    )
+
+  def sample(key, index, batch_size=None):
+    del key
+    batch_size = batch_size or index.shape[0]
+    update = index // batch_size
+    share = jnp.minimum(update / max(anneal_updates, 1), 1.0)
+
+    def annealed(start, end):
+      ratio = 1.0 if end is None else end / start
+      return start * ratio**share
+
+    sigmas = annealed(sigma, final_sigma)
+    temperatures = annealed(temperature, final_temperature)
+    # Which refinement a trial is of, by its place in the batch: [B].
+    refined = 2 ** ((index % batch_size) * refinements // batch_size)
+    runs = jnp.arange(num_steps)[:, None] < coarse_steps * refined[None]
+    dts = jnp.where(runs, dt / refined[None], 0.0)
+    return trials(index, dts, sigmas, temperatures)
+
+  def sample_held_out(key, index, refined):
+    del key
+    same = jnp.ones(index.shape)
+    steps = held_out_steps * refined
+    dts = jnp.full((steps, *index.shape), held_out_dt / refined)
+    return trials(index, dts, sigma * same, temperature * same)
+
+  def metrics(outputs, trials):
+    hard = information.hard_utility(outputs[-1])
+    soft = exact if num_cells <= information.MAX_CELLS else utilities['soft']
+    graded = soft(outputs[-1], trials.targets[-1, 0, 0])
+    fates = surrogate.fates(outputs[-1])
+    distinct = jnp.sum(1 / information.pattern_counts(fates))
+    return {
+      **hard._asdict(),
+      'soft_utility': graded.utility,
+      'soft_s_pat': graded.s_pat,
+      'soft_s_rep': graded.s_rep,
+      'mean_fate': jnp.mean(fates),
+      'distinct_patterns': distinct,
+    }
+
+  def describe(outputs, trials):
+    del trials
+    fates = np.asarray(surrogate.fates(outputs[-1]))
+    distinct = len(np.unique(fates, axis=0))
+    return {
+      'patterns_per_replicate': distinct / len(fates),
+      PATTERNS: dict(information.most_frequent_patterns(fates)),
+    }
+
+  return base.Task(
+    spec=base.TaskSpec(
+      name='cell_fate',
+      input_shape=(2,),
+      num_outputs=num_cells,
+      num_steps=num_steps,
+      metric='utility',
+      chance={'utility': information.chance(num_cells, num_held_out)},
+      ceiling={'utility': information.ceiling(num_cells)},
+      loss=loss,
+      loss_kind='population',
+    ),
+    sample=sample,
+    evaluations={
+      name: base.Evaluation(
+        num_held_out, functools.partial(sample_held_out, refined=refined)
+      )
+      for name, refined in _REFINED.items()
+    },
+    losses={
+      name: _step_loss(utility, num_groups, refinements)
+      for name, utility in utilities.items()
+    },
+    metrics=metrics,
+    describe=describe,
+  )
+
+
+def _step_loss(
+  utility, num_groups: int, refinements: int
+) -> interfaces.StepLoss:
+  """Minus the utility: of the worst refinement, the mean over its groups."""
+
+  def loss(outputs, targets, mask):
+    num_replicates = outputs.shape[0]
+    if num_replicates % (num_groups * refinements):
+      raise ValueError(
+        f'batch_size is {num_replicates}; it must be a multiple of '
+        f'task.num_groups x task.refinements = {num_groups * refinements}.'
+      )
+    groups = outputs.reshape(refinements, num_groups, -1, outputs.shape[-1])
+    weight = jnp.mean(mask)
+    # How often each counts among those it is judged with: once, or not at all.
+    weights = mask.reshape(groups.shape[:-1])
+    present = jnp.mean(weights, axis=-1, keepdims=True)
+    weights = weights / jnp.where(present > 0, present, 1.0)
+    judge = jax.vmap(jax.vmap(lambda s, w: utility(s, targets[0, 0], w)))
+    found = jax.tree.map(lambda x: jnp.mean(x, axis=1), judge(groups, weights))
+    worst = jnp.argmin(found.utility)
+    found = jax.tree.map(lambda x: x[worst] * weight, found)
+    return -found.utility, found._asdict()
+
+  return loss
+
+
+def _num_steps(which: str, duration: float, dt: float) -> int:
+  if not (dt > 0 and duration > 0):
+    raise ValueError(
+      f'task.{which}dt is {dt} and task.{which}duration {duration}; both must '
+      'be above 0.'
+    )
+  steps = round(duration / dt)
+  if steps < 1 or abs(steps * dt - duration) > 1e-6 * duration:
+    raise ValueError(
+      f'task.{which}duration is {duration}, which is no multiple of '
+      f'task.{which}dt {dt}.'
+    )
+  return steps
