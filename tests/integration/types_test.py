@@ -521,9 +521,19 @@ def test_population_loss_over_devices_equals_one(count):
 @pytest.mark.parametrize(
   'rule, trials, per_trial',
   [
-    (toy_rtrl(stock_gru(), squared_error), random_trials(), True),
+    pytest.param(
+      toy_rtrl(stock_gru(), squared_error),
+      random_trials(),
+      True,
+      marks=pytest.mark.slow,
+    ),
     (toy_e_prop(leaky_cell(), squared_error), random_trials(), True),
-    (bptt.bptt(toy_tissue(), pattern_utility), tissue_trials(), False),
+    pytest.param(
+      bptt.bptt(toy_tissue(), pattern_utility),
+      tissue_trials(),
+      False,
+      marks=pytest.mark.slow,
+    ),
   ],
   ids=['rtrl', 'e_prop', 'tissue'],
 )

@@ -1,0 +1,211 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The score function's gradient: credit for what the noise did, no backward."""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from bionet_core import interfaces, unroll
+from bionet_learners import base
+
+
+class Scores(NamedTuple):
+  """Where a cell's trials stand, and what made their noise likely.
+
+  Attributes:
+    state: the cell's state; every leaf leads with B.
+    steps: int `[B]`, steps done.
+    traces: a tree like the parameters, every leaf `[B, ...]`: the gradient of
+      the log density of all that each trial drew; None without traces.
+  """
+
+  state: interfaces.ArrayTree
+  steps: jax.Array
+  traces: interfaces.ArrayTree
+
+
+def score_function(
+  cell: interfaces.Cell,
+  loss: interfaces.StepLoss,
+  *,
+  devices: base.Devices = base.ONE,
+  baseline: bool = True,
+  traces: bool = False,
+) -> base.GradientRule:
+  r"""The score-function (REINFORCE) gradient with a leave-one-out baseline.
+
+    dE[L]/dtheta = E[ sum_b A_b sum_k d log p_b,k / dtheta ]
+    A_b = L(all trials) - L(all but b)
+
+  p_b,k is the density of what trial b drew at its step k (`Cell.log_density`),
+  and a draw is credited with the losses of its own step and those after it. The
+  loss may be a step function of the outputs and a statistic over all trials,
+  such as the hard utility of patterns. The baseline L(all but b) does not know
+  what b drew, so it changes no expectation; for the mean of trials' losses it
+  is the mean of the others', A_b = (l_b - mean of others) / B.
+
+  Unbiased for E[L] over B trials, and without a bias from clips and thresholds,
+  where backpropagation sees slopes of 0. Its variance grows with time and falls
+  with B. What the readout does with the parameters is differentiated as it is.
+
+  The trials are run twice on the same noise: to see what A is, and to gather
+  the gradient with it. So memory does not depend on T, and no gradient is taken
+  per trial. Time: two runs, the gradient of each step's log density, and at
+  steps that are asked B + 1 losses.
+
+  In windows (`descend(every=K)`) credit ends at the border, unless `traces`
+  keeps, per trial, the gradient of the log density of all that was drawn.
+  The estimates of windows then sum to that of the whole while the weights stay.
+  Memory O(B P), and a gradient per trial at each step.
+
+  Args:
+    cell: noisy dynamics with a `log_density`.
+    loss: the loss of one step.
+    devices: one: a trial is left out of the loss of all.
+    baseline: subtract it; without, A_b is L, and hardly anything is learned.
+    traces: credit crosses the borders of windows.
+
+  Returns:
+    A GradientRule; its metrics are the loss's own.
+
+  Raises:
+    TypeError: if `cell` is not a Cell, or has no log density.
+    ValueError: for several devices, or a baseline of a single trial.
+
+  Source: R. J. Williams, Machine Learning 8, 229 (1992); the baseline of the
+  other draws: W. Kool, H. van Hoof and M. Welling, ICLR workshop (2019).
+  """
+  base.require_kind('score_function', cell, interfaces.Cell)
+  log_density = cell.log_density
+  if log_density is None:
+    raise TypeError(
+      'score_function learns from the noise in the dynamics, and this Cell has '
+      'no log_density: choose a noisy cell such as the tissue, or a learner '
+      'that differentiates, such as bptt.'
+    )
+  if devices.count > 1:
+    raise ValueError(
+      f'score_function runs on one device, not on {devices.count}: it leaves '
+      'each trial out of the loss of all.'
+    )
+
+  def begin(params, constants, rule_state, key, trials):
+    batch = trials.index.shape
+    if baseline and batch[0] < 2:
+      raise ValueError(
+        'score_function compares each trial with the others: batch_size is '
+        f'{batch[0]}, and 2 is the least.'
+      )
+    state = unroll.initial_state(cell, constants, key, trials.index)
+    none = None
+    if traces:
+      none = jax.tree.map(
+        lambda x: jnp.zeros((*batch, *x.shape), x.dtype), params
+      )
+    steps = jnp.zeros(batch, jnp.int32)
+    return base.RuleState(rule_state.shared, Scores(state, steps, none))
+
+  def init(key, params, constants, trials):
+    nothing = base.RuleState(shared=(), per_trial=())
+    return begin(params, constants, nothing, key, trials)
+
+  def estimate(params, constants, rule_state, key, trials):
+    keys = unroll.trial_keys(key, trials.index)
+    size = trials.index.shape[0]
+    start = rule_state.per_trial
+
+    def score(params, emission, targets, mask):
+      return unroll.score_step(
+        cell, loss, params, constants, emission, targets, mask
+      )
+
+    def advantages(value, emission, targets, mask):
+      """A `[B]` of one step; 0 where nobody is asked."""
+      if not baseline:
+        return jnp.full(size, value)
+
+      def without(b):
+        others = jnp.where(jnp.arange(size) == b, 0.0, size / (size - 1))
+        return score(params, emission, targets, mask * others)[0]
+
+      return jax.lax.cond(
+        jnp.any(mask != 0),
+        lambda: value - jax.vmap(without)(jnp.arange(size)),
+        lambda: jnp.zeros(size, value.dtype),
+      )
+
+    def advance(state, steps, inputs):
+      noise = unroll.step_keys(keys, steps)
+      emission, after = cell.step(params, constants, state, noise, inputs)
+      return noise, emission, after
+
+    def judge(carry, now):
+      state, steps, total, said = carry
+      inputs, targets, mask = now
+      _, emission, state = advance(state, steps, inputs)
+      scored = score(params, emission, targets, mask)
+      total += advantages(scored[0], emission, targets, mask)
+      said = jax.tree.map(jnp.add, said, scored)
+      return (state, steps + 1, total, said), None
+
+    def gather(carry, now):
+      state, steps, remaining, gradient, memory = carry
+      inputs, targets, mask = now
+      noise, emission, after = advance(state, steps, inputs)
+      value, _ = score(params, emission, targets, mask)
+
+      def weighted(params):
+        density = log_density(params, constants, state, noise, inputs)
+        asked, _ = score(params, emission, targets, mask)
+        return jnp.sum(jax.lax.stop_gradient(remaining) * density) + asked
+
+      gradient = _add(gradient, jax.grad(weighted)(params))
+      if traces:
+        memory = _add(memory, per_trial(state, noise, inputs))
+      remaining -= advantages(value, emission, targets, mask)
+      return (after, steps + 1, remaining, gradient, memory), None
+
+    def per_trial(state, noise, inputs):
+      """The gradient of each trial's own log density, leaves `[B, ...]`."""
+
+      def one(state, key, inputs):
+        alone = jax.tree.map(lambda x: x[None], (state, key, inputs))
+        return jax.grad(lambda p: log_density(p, constants, *alone)[0])(params)
+
+      return jax.vmap(one)(state, noise, inputs)
+
+    timed = (trials.inputs, trials.targets, trials.mask)
+    _, emission, _ = jax.eval_shape(
+      advance, start.state, start.steps, trials.inputs[0]
+    )
+    shapes = jax.eval_shape(
+      score, params, emission, trials.targets[0], trials.mask[0]
+    )
+    nothing = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes)
+    (_, _, total, (value, metrics)), _ = jax.lax.scan(
+      judge,
+      (start.state, start.steps, jnp.zeros(size, nothing[0].dtype), nothing),
+      timed,
+    )
+    gradient = jax.tree.map(jnp.zeros_like, params)
+    if traces:  # what was drawn before this window has a share in its losses
+      gradient = jax.tree.map(
+        lambda trace: jnp.einsum('b,b...->...', total, trace).astype(
+          trace.dtype
+        ),
+        start.traces,
+      )
+    (state, steps, _, gradient, memory), _ = jax.lax.scan(
+      gather, (start.state, start.steps, total, gradient, start.traces), timed
+    )
+    return (
+      base.Estimate(gradient, value, metrics),
+      base.RuleState(rule_state.shared, Scores(state, steps, memory)),
+    )
+
+  return base.GradientRule(unroll.model_from_cell(cell), init, begin, estimate)
+
+
+def _add(a, b):
+  return jax.tree.map(jnp.add, a, b)

@@ -1,0 +1,361 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Rules with traces against sums written out step by step."""
+
+import haiku as hk
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import bionet_core
+from bionet_core import interfaces, plugins
+from bionet_core.cells import haiku as cells
+from bionet_learners import (
+  bptt,
+  d_rtrl,
+  describe,
+  e_prop,
+  oracles,
+  pp_prop,
+  rflo,
+  testing,
+  three_factor,
+  truncated_bptt,
+)
+
+T, B, I, N, O = 7, 2, 3, 4, 2
+LEAK = 0.75
+KEY = jax.random.key(4)
+
+
+def squared_error(outputs, targets, mask):
+  error = jnp.sum((outputs - targets) ** 2, axis=-1)
+  return jnp.mean(error * mask), {}
+
+
+def trials(targets=(O,)):
+  rng = np.random.default_rng(1)
+  mask = np.zeros((T, B), np.float32)
+  mask[[4, 6]] = 0.5
+  inputs = rng.normal(size=(T, B, I))
+  inputs[..., -1] = 1  # a constant input, to compare the bias with
+  return interfaces.Trials(
+    inputs=jnp.asarray(inputs, jnp.float32),
+    targets=jnp.asarray(rng.normal(size=(T, B, *targets)), jnp.float32),
+    mask=jnp.asarray(mask),
+    index=jnp.arange(B),
+  )
+
+
+class Leaky(hk.RNNCore):
+  """H <- LEAK h + (1 - LEAK) tanh(x w + h u + b)."""
+
+  def initial_state(self, batch_size):  # noqa: D102
+    return jnp.zeros((batch_size, N))
+
+  def __call__(self, inputs, state):  # noqa: D102
+    drive = hk.Linear(N, name='in')(inputs)
+    drive += hk.Linear(N, with_bias=False, name='rec')(state)
+    state = LEAK * state + (1 - LEAK) * jnp.tanh(drive)
+    return state, state
+
+
+CELL = cells.cell_from_core(Leaky, lambda: hk.Linear(O, name='out'))
+BATCH = trials()
+PARAMS, _ = CELL.init(jax.random.key(0), BATCH.inputs[0])
+INPUT, RECURRENT, OUT = 'leaky/in', 'leaky/rec', 'out'
+
+
+def gradient(rule, rule_state=None):
+  state = rule.init(KEY, PARAMS, {}, BATCH)
+  if rule_state is not None:
+    state = state._replace(shared=rule_state)
+  return jax.jit(rule.estimate)(PARAMS, {}, state, KEY, BATCH)
+
+
+def by_hand(*, leak=LEAK, matrix=None, kappa=0.0, signal=None, decay=None):
+  """The traces of `Leaky`, one step after the other, in numpy.
+
+  `decay` filters pre and post apart instead of keeping their product.
+  """
+  p = jax.tree.map(np.asarray, PARAMS)
+  w, u, b = p[INPUT]['w'], p[RECURRENT]['w'], p[INPUT]['b']
+  o = p[OUT]['w']
+  matrix = o.T if matrix is None else np.asarray(matrix)
+  h = np.zeros((B, N))
+  trace = np.zeros((B, I + N + 1, N))
+  smooth, pre, post = np.zeros_like(trace), np.zeros(trace.shape[:2]), 0.0
+  total = np.zeros(trace.shape[1:])
+  for t in range(T):
+    x = np.concatenate([BATCH.inputs[t], h, np.ones((B, 1))], axis=1)
+    y = np.tanh(np.asarray(BATCH.inputs[t]) @ w + h @ u + b)
+    slope = (1 - LEAK) * (1 - y**2)
+    h = LEAK * h + (1 - LEAK) * y
+    trace = leak * trace + x[:, :, None] * slope[:, None]
+    smooth = kappa * smooth + trace
+    eligibility = smooth
+    if decay is not None:
+      pre = decay * pre + x
+      post = decay * leak * post + (1 - decay) * slope
+      eligibility = pre[:, :, None] * post[:, None] / (1 - decay ** (t + 1))
+    error = h @ o + p[OUT]['b'] - np.asarray(BATCH.targets[t])
+    weight = np.asarray(BATCH.mask[t])[:, None] / B
+    learning = 2 * error * weight @ matrix
+    if signal is not None:
+      learning = signal(error, weight) * np.ones((B, N))
+    total += np.sum(eligibility * learning[:, None], axis=0)
+  return {'w': total[:I], 'u': total[I : I + N], 'b': total[-1]}
+
+
+def assert_by_hand(updates, wanted, tolerance=2e-6):
+  got = {
+    'w': updates[INPUT]['w'],
+    'u': updates[RECURRENT]['w'],
+    'b': updates[INPUT]['b'],
+  }
+  for name, leaf in wanted.items():
+    assert np.linalg.norm(leaf) > 1e-3, f'{name}: nothing to compare'
+    error = np.linalg.norm(got[name] - leaf) / np.linalg.norm(leaf)
+    assert error < tolerance, (name, error)
+  exact, _ = gradient(bptt.bptt(CELL, squared_error))
+  for name in ('w', 'b'):  # the readout's gradient is exact in every rule
+    leaf = exact.updates[OUT][name]
+    assert oracles.relative_error(updates[OUT][name], leaf) < 1e-6
+
+
+def test_e_prop_with_symmetric_feedback_is_d_rtrl():
+  """Truth: `d_rtrl`, and the traces written out step by step."""
+  got, _ = gradient(e_prop.e_prop(CELL, squared_error, window=2))
+  assert_by_hand(got.updates, by_hand())
+  same, _ = gradient(d_rtrl.d_rtrl(CELL, squared_error, execution='reverse'))
+  assert oracles.relative_error(got.updates, same.updates) < 2e-6
+
+
+@pytest.mark.parametrize('kind', ['random', 'adaptive'])
+def test_e_prop_sends_errors_through_its_own_matrix(kind):
+  """Truth: the traces written out, with a matrix of ours, and a filter.
+
+  Adaptive feedback then takes one step against the readout's gradient.
+  """
+  matrix = jax.random.normal(jax.random.key(9), (O, N))
+  rule = e_prop.e_prop(
+    CELL,
+    squared_error,
+    feedback=kind,
+    kappa=0.6,
+    window=3,
+    adaptation_rate=0.5,
+    adaptation_decay=0.1,
+  )
+  got, state = gradient(rule, matrix)
+  wanted = by_hand(matrix=matrix, kappa=0.6)
+  assert_by_hand(got.updates, wanted)
+  unfiltered = by_hand(matrix=matrix)
+  assert np.linalg.norm(unfiltered['w'] - wanted['w']) > 0.1 * np.linalg.norm(
+    wanted['w']
+  )
+  after = matrix
+  if kind == 'adaptive':
+    after = 0.9 * matrix - 0.5 * got.updates[OUT]['w'].T
+  np.testing.assert_allclose(state.shared, after, rtol=1e-5, atol=1e-7)
+
+
+def test_random_feedback_is_as_large_as_the_readout():
+  """Truth: the readout's own root mean square, to the spread of 8 draws."""
+  rule = e_prop.e_prop(CELL, squared_error, feedback='random')
+  draws = [
+    rule.init(jax.random.key(k), PARAMS, {}, BATCH).shared for k in range(4)
+  ]
+  size = float(jnp.sqrt(jnp.mean(jnp.stack(draws) ** 2)))
+  own = float(jnp.sqrt(jnp.mean(PARAMS[OUT]['w'] ** 2)))
+  assert 0.6 < size / own < 1.5
+  assert np.any(draws[0] != draws[1])
+
+
+def test_rflo_keeps_the_leak_alone():
+  """Truth: the traces written out, with the leak of the rule, not the cell."""
+  matrix = jax.random.normal(jax.random.key(9), (O, N))
+  rule = rflo.rflo(CELL, squared_error, tau=2.0, window=3)
+  got, _ = gradient(rule, matrix)
+  assert_by_hand(got.updates, by_hand(leak=0.5, matrix=matrix))
+  own = rflo.rflo(CELL, squared_error, tau=4.0, feedback='symmetric', window=2)
+  got, _ = gradient(own)
+  assert_by_hand(got.updates, by_hand())
+
+
+def test_pp_prop_filters_pre_and_post():
+  """Truth: the two filters written out; the bias is a constant input's weight.
+
+  Without the filter of the constant input the bias would be 1 / (1 - decay)
+  too small.
+  """
+  got, _ = gradient(pp_prop.pp_prop(CELL, squared_error, decay=0.8))
+  assert_by_hand(got.updates, by_hand(decay=0.8))
+  np.testing.assert_allclose(
+    got.updates[INPUT]['b'], got.updates[INPUT]['w'][-1], rtol=1e-5
+  )
+
+
+def test_three_factors_are_a_number_a_trial_times_the_trace():
+  """Truth: the traces written out, times the loss less what was expected."""
+  rule = three_factor.three_factor(CELL, squared_error, window=3)
+  expected = three_factor.Expectation(jnp.float32(0.7), jnp.float32(1))
+
+  def signal(error, weight):
+    surprise = np.sum(error**2, axis=1, keepdims=True) - 0.7
+    return surprise * weight
+
+  got, state = gradient(rule, expected)
+  assert_by_hand(got.updates, by_hand(signal=signal))
+  np.testing.assert_allclose(
+    state.shared.loss, 0.7 + 0.1 * (got.loss - 0.7), rtol=1e-5
+  )
+
+
+def test_truncated_bptt_is_bptt_of_each_window():
+  """Truth: BPTT called window by window; a full window is BPTT."""
+  whole = bptt.bptt(CELL, squared_error)
+  state = whole.init(KEY, PARAMS, {}, BATCH)
+  total = jax.tree.map(jnp.zeros_like, PARAMS)
+  for begin in range(0, T, 3):
+    part = BATCH.replace(
+      **{
+        name: getattr(BATCH, name)[begin : begin + 3]
+        for name in ('inputs', 'targets', 'mask')
+      }
+    )
+    said, state = whole.estimate(PARAMS, {}, state, KEY, part)
+    total = jax.tree.map(jnp.add, total, said.updates)
+  rule = truncated_bptt.truncated_bptt(CELL, squared_error, window=3)
+  got, after = gradient(rule)
+  assert oracles.relative_error(got.updates, total) < 1e-6
+  np.testing.assert_array_equal(after.per_trial.steps, T)
+  exact, _ = gradient(whole)
+  assert oracles.relative_error(got.updates, exact.updates) > 0.01
+
+
+@pytest.mark.parametrize(
+  'make, settings, match',
+  [
+    (e_prop.e_prop, {'feedback': 'exact'}, 'symmetric, random, adaptive'),
+    (e_prop.e_prop, {'kappa': 1.0}, r'learner.kappa is 1.0.*\[0, 1\)'),
+    (rflo.rflo, {'tau': 0.5}, 'learner.tau is 0.5'),
+    (pp_prop.pp_prop, {'decay': 1.0}, 'learner.decay is 1.0'),
+    (three_factor.three_factor, {'modulator': 'x'}, 'surprise, loss'),
+    (
+      three_factor.three_factor,
+      {'expectation_rate': 0.0},
+      'learner.expectation_rate is 0.0',
+    ),
+    (truncated_bptt.truncated_bptt, {'window': 0}, 'learner.window is 0'),
+  ],
+)
+def test_settings_that_cannot_be(make, settings, match):
+  """Truth: the message names the setting and what is allowed."""
+  with pytest.raises(ValueError, match=match):
+    make(CELL, squared_error, **settings)
+
+
+# Every rule on every cell over time.
+
+
+class Sizes:
+  input_shape = (I,)
+  num_outputs = O
+
+
+MAKERS = {
+  'd_rtrl': lambda c: d_rtrl.d_rtrl(c, squared_error, window=2),
+  'd_rtrl exact': lambda c: d_rtrl.d_rtrl(
+    c, squared_error, window=2, within='exact'
+  ),
+  'reverse': lambda c: d_rtrl.d_rtrl(c, squared_error, execution='reverse'),
+  'e_prop': lambda c: e_prop.e_prop(
+    c, squared_error, window=2, feedback='random'
+  ),
+  'pp_prop': lambda c: pp_prop.pp_prop(c, squared_error),
+  'rflo': lambda c: rflo.rflo(c, squared_error, window=2),
+  'three_factor': lambda c: three_factor.three_factor(
+    c, squared_error, window=2
+  ),
+  'truncated_bptt': lambda c: truncated_bptt.truncated_bptt(
+    c, squared_error, window=2
+  ),
+}
+
+OTHER_INPUTS = ('tissue',)  # cells whose inputs are not a task's features
+NETWORKS = [name for name in bionet_core.CELLS if name not in OTHER_INPUTS]
+FIRST = list(zip(MAKERS, NETWORKS * len(MAKERS), strict=False))
+PAIRS = [
+  pytest.param(
+    rule, cell, marks=() if (rule, cell) in FIRST else pytest.mark.slow
+  )
+  for rule in MAKERS
+  for cell in NETWORKS
+]
+
+
+def learned(rule, cell):
+  """A gradient, in which only what `describe` names may be zero."""
+  params, constants = cell.init(jax.random.key(0), BATCH.inputs[0])
+  state = rule.init(KEY, params, constants, BATCH)
+  said, _ = jax.jit(rule.estimate)(params, constants, state, KEY, BATCH)
+  return said.updates
+
+
+@pytest.mark.parametrize('rule, cell', PAIRS)
+def test_every_leaf_learns_or_is_named(rule, cell):
+  """Truth: `describe`; a leaf with credit has a gradient that is not 0."""
+  made = plugins.load('bionet.cells', cell, bionet_core.CELLS)(
+    Sizes(), hidden=3
+  )
+  updates = learned(MAKERS[rule](made), made)
+  rows = describe.describe(made, BATCH.inputs[0])
+  for row, leaf in zip(rows, jax.tree.leaves(updates), strict=True):
+    assert np.all(np.isfinite(leaf)), row
+    if row.silent < row.size:
+      assert np.any(leaf != 0), row
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('cell', NETWORKS)
+@pytest.mark.parametrize('rule', MAKERS)
+def test_every_rule_keeps_the_contract_on_every_cell(rule, cell):
+  """Truth: the laws listed in `check_rule`."""
+  made = plugins.load('bionet.cells', cell, bionet_core.CELLS)(
+    Sizes(), hidden=3
+  )
+  testing.check_rule(MAKERS[rule](made), BATCH)
+
+
+def test_a_cell_without_a_state_has_its_exact_gradient():
+  """Truth: BPTT of a static network, which needs no credit in time."""
+  cell = feedforward()
+  params, _ = cell.init(jax.random.key(0), BATCH.inputs[0])
+
+  def run(rule):
+    state = rule.init(KEY, params, {}, BATCH)
+    return jax.jit(rule.estimate)(params, {}, state, KEY, BATCH)[0].updates
+
+  wanted = run(bptt.bptt(cell, squared_error))
+  for make in (d_rtrl.d_rtrl, pp_prop.pp_prop):
+    got = run(make(cell, squared_error))
+    assert oracles.relative_error(got, wanted) < 1e-6
+
+
+def feedforward():
+  """Tanh units and a linear readout; no state."""
+
+  def init(key, inputs):
+    w, o = jax.random.split(key)
+    return {
+      'w': jax.random.normal(w, (inputs.shape[-1], N)),
+      'o': jax.random.normal(o, (N, O)),
+    }, {}
+
+  return interfaces.Cell(
+    init,
+    lambda constants, keys: (),
+    lambda params, constants, state, keys, x: (jnp.tanh(x @ params['w']), ()),
+    lambda params, constants, emission: emission @ params['o'],
+  )
