@@ -4,7 +4,8 @@
   python -m experiments.bench --suite=relaxation
   python -m experiments.bench --suite=prototypes --seeds=0,1,2 --only=best
 
-Every suite prints a table; `--output=FILE.json` also keeps its rows.
+Every suite prints a table; `--output=FILE.json` also keeps its rows, and draws
+FILE.png where the suite has a figure.
 """
 
 import importlib
@@ -19,10 +20,15 @@ from experiments import workdir as workdirs
 
 SUITES = types.MappingProxyType(
   {
+    'cell_fate': 'utility at three time steps, each learner and seed',
     'copying': 'recall after 500 updates of BPTT',
     'digits': 'local plasticity on real digits, beside linear classifiers',
+    'evolution': 'CPU time of a generation, beside a loop over members',
+    'memory': 'BPTT on every task that tests memory',
     'prototypes': 'local plasticity on prototypes, beside what is simpler',
+    'online': 'time and memory of an update by length of the trials',
     'relaxation': 'CPU time of an update, beside its bare matrix products',
+    'sde': 'order, noise, memory and time of the tissue',
   }
 )
 """`{name: what it measures}`; each is a module of `experiments.suites`."""
@@ -73,6 +79,8 @@ def _main(argv: list[str]) -> None:
   if _OUTPUT.value:
     content = {'suite': _SUITE.value, 'seeds': seeds, 'rows': rows}
     workdirs.write_json(output, content)
+    if hasattr(suite, 'draw'):
+      suite.draw(rows, output.with_suffix('.png'))
 
 
 if __name__ == '__main__':

@@ -1,12 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
 """From a config to a task, dynamics and a learner: the only reader of names."""
 
-import difflib
+import functools
 import inspect
 import math
 from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
+import chex
 import jax
 import jax.numpy as jnp
 import ml_collections
@@ -17,7 +18,11 @@ import bionet_learners
 import bionet_tasks
 from bionet_core import interfaces, plugins, unroll
 from bionet_learners import base as learners
+from bionet_learners import restarts
+from bionet_learners.training import checkpoints, precision, stopping
 from bionet_tasks import base as tasks
+from experiments import optimizers, parallel
+from experiments import settings as sections
 
 BUILTIN: Mapping[str, Mapping[str, str]] = {
   'bionet.tasks': bionet_tasks.TASKS,
@@ -27,14 +32,15 @@ BUILTIN: Mapping[str, Mapping[str, str]] = {
 }
 """Built-in names of each plugin group."""
 
-_OPTIMIZERS: Mapping[str, Callable[..., optax.GradientTransformation]] = {
-  'adam': optax.adam,
-  'adamw': optax.adamw,
-  'sgd': optax.sgd,
-}
-
 _RUN = 0x72756E  # what keys of a run are folded with: 'run'
+_STAGE = 0x73746167  # what the keys of a later stage are folded with: 'stag'
+_VALIDATION = (
+  0x76616C69  # what keys of validation draws are folded with: 'vali'
+)
 _MAX_TRIALS = 2**31 - 1  # trials are numbered by int32
+
+HANDED = ('devices', 'optimizer')
+"""Parameters of a learner's factory that the run hands in, not the config."""
 
 # Settings of config.learner that belong to `descend`, not to the rule.
 _SCHEDULE = ('every', 'carry')
@@ -63,17 +69,31 @@ class Run(NamedTuple):
 
   Attributes:
     task: the task.
-    learner: the learner, optimizer included.
+    dynamics: the cell or the relaxation network.
+    rule: the rule; None where the learner is not made of one (evolution), or
+      of many copies (restarts).
+    learner: the learner, optimizer included, on `devices`.
     keys: the run's keys.
-    batch_size: trials an update.
-    num_steps: updates.
+    batch_size: trials an update, over all devices.
+    num_steps: updates, those of later stages included.
+    own_steps: updates of this stage, the first of the run.
+    devices: how many devices share an update.
+    learning_rate: from an update's number to its learning rate; 0 where the
+      learner has no optimizer.
+    later: the stages after this one, each with its own task and learner.
   """
 
   task: tasks.Task
+  dynamics: interfaces.Cell | interfaces.RelaxationNetwork
+  rule: learners.GradientRule | None
   learner: learners.Learner
   keys: Keys
   batch_size: int
   num_steps: int
+  own_steps: int
+  devices: int
+  learning_rate: Callable[[chex.Numeric], chex.Numeric]
+  later: tuple['Run', ...] = ()
 
 
 def make_keys(seed: int) -> Keys:
@@ -92,32 +112,212 @@ def build(config: ml_collections.ConfigDict) -> Run:
     KeyError, TypeError, ValueError: for a name, a setting or a combination that
       cannot be; the message says which and what is possible.
   """
+  stages = stage_configs(config)
+  plans = [_plan(stage) for stage in stages]
+  num_steps = sum(own_steps for _, own_steps in plans)
+  runs = [
+    _build_stage(stage, number, task, own_steps, num_steps)
+    for number, (stage, (task, own_steps)) in enumerate(
+      zip(stages, plans, strict=True)
+    )
+  ]
+  first = runs[0]
+  shapes = [
+    jax.eval_shape(run.learner.init, run.keys.init, _example(run.task, run))
+    for run in runs
+  ]
+  for name, other in zip(config.stages, shapes[1:], strict=True):
+    checkpoints.check_like(
+      other.params, shapes[0].params, f'stages.{name} has other parameters: '
+    )
+    checkpoints.check_like(  # a population goes on from stage to stage
+      other.rule_state.shared,
+      shapes[0].rule_state.shared,
+      f'stages.{name}: what the learner remembers has another shape: ',
+    )
+  return first._replace(num_steps=num_steps, later=tuple(runs[1:]))
+
+
+def stage_configs(
+  config: ml_collections.ConfigDict,
+) -> list[ml_collections.ConfigDict]:
+  """The config of each stage of a run: the first is the config itself.
+
+  Every entry of `config.stages`, in the order of their names, holds what it
+  changes of the stage before, in the config's own sections.
+
+  Raises:
+    KeyError, TypeError: if a stage changes what no config has.
+  """
+  stages = [config]
+  for name in sorted(config.stages):
+    stage = stages[-1].copy_and_resolve_references()
+    with stage.unlocked():
+      stage.stages = ml_collections.ConfigDict()
+    stage.lock()  # only what is there can be changed
+    try:
+      stage.update(config.stages[name])
+    except (KeyError, AttributeError, TypeError) as error:
+      raise type(error)(f'stages.{name}: {error.args[0]}') from error
+    stages.append(stage)
+  return stages
+
+
+def _plan(config) -> tuple[tasks.Task, int]:
+  """The task of a stage and its number of updates."""
   _check_numbers(config)
+  parallel.check(config.devices, config.batch_size)
   task = make('bionet.tasks', 'task', config.task)
-  num_steps = _num_steps(config, task)
-  rule = make_rule(config, task)
+  return task, count_updates(config, task)
+
+
+def _example(task: tasks.Task, run) -> interfaces.Trials:
+  """The shapes of a batch."""
+  index = jnp.arange(run.batch_size)
+  return jax.eval_shape(
+    lambda key: task.sample(key, index, run.batch_size), jax.random.key(0)
+  )
+
+
+def _build_stage(config, number, task, own_steps, num_steps) -> Run:
   keys = make_keys(config.seed)
-  example = jax.eval_shape(
-    lambda key, index: task.sample(key, index, config.batch_size),
-    keys.data,
-    jnp.arange(config.batch_size),
+  if number:  # trials are numbered anew, and must not be those of before
+    keys = keys._replace(
+      data=jax.random.fold_in(keys.data, _STAGE + number),
+      noise=jax.random.fold_in(keys.noise, _STAGE + number),
+    )
+  example = _example(task, config)
+  dynamics = make_dynamics(config, task)
+  # Traced on one device: outside of pmap the collectives of many mean nothing.
+  make_optimizer = functools.partial(
+    _optimizer, config, dynamics, num_steps, keys, example
   )
-  params, _ = jax.eval_shape(rule.model.init, keys.init, example)
-  every = config.learner.get('every') or None
-  windows = math.ceil(example.mask.shape[0] / every) if every else 1
-  learner = learners.descend(
-    rule,
-    make_optimizer(config.optimizer, num_steps * windows, params),
-    every=every,
-    carry=config.learner.get('carry', False),
-  )
+  optimizer = make_optimizer() if _takes_optimizer(config) else _NO_OPTIMIZER
+  rule = make_rule(config, task, dynamics, optimizer=optimizer.transformation)
+  if isinstance(rule, learners.GradientRule):
+    optimizer = make_optimizer()
+  learner = _make_learner(config, rule, optimizer)
+  learner = _with_restarts(config, task, learner)
   state = jax.eval_shape(learner.init, keys.init, example)
   jax.eval_shape(learner.update, state, keys.noise, example)
   _check_evaluations(task, learner, keys, state)
-  return Run(task, learner, keys, config.batch_size, num_steps)
+  if config.devices > 1:
+    devices = parallel.devices(config.devices)
+    many = make_rule(
+      config, task, dynamics, devices, optimizer=optimizer.transformation
+    )
+    learner = _make_learner(config, many, optimizer, devices)
+    learner = _with_restarts(config, task, learner)
+  one = config.restarts.count == 1
+  return Run(
+    task=task,
+    dynamics=dynamics,
+    rule=rule if one and isinstance(rule, learners.GradientRule) else None,
+    learner=learner,
+    keys=keys,
+    batch_size=config.batch_size,
+    num_steps=own_steps,
+    own_steps=own_steps,
+    devices=config.devices,
+    learning_rate=optimizer.rate,
+  )
 
 
-def make(group: str, section: str, settings, *args):
+class _Optimizer(NamedTuple):
+  """A config's optimizer, and its learning rate by the update's number."""
+
+  transformation: optax.GradientTransformation
+  rate: Callable[[chex.Numeric], chex.Numeric]
+
+
+_NO_OPTIMIZER = _Optimizer(optax.identity(), lambda update: 0.0)
+
+
+def _optimizer(config, dynamics, num_steps, keys, example) -> _Optimizer:
+  params, _ = jax.eval_shape(
+    lambda key, trials: dynamics.init(key, trials.inputs[0]),
+    keys.init,
+    example,
+  )
+  every = config.learner.get('every') or None
+  windows = math.ceil(example.mask.shape[0] / every) if every else 1
+  optimizer, rate = optimizers.make_optimizer(
+    config.optimizer, num_steps, params, windows
+  )
+  return _Optimizer(optimizer, rate)
+
+
+def _make_learner(
+  config, rule, optimizer: _Optimizer, devices=learners.ONE
+) -> learners.Learner:
+  """The learner of a rule."""
+  if isinstance(rule, learners.Learner):
+    return rule
+  return learners.descend(
+    rule,
+    optimizer.transformation,
+    every=config.learner.get('every') or None,
+    carry=config.learner.get('carry', False),
+    devices=devices,
+  )
+
+
+def _with_restarts(
+  config, task: tasks.Task, learner: learners.Learner
+) -> learners.Learner:
+  """The learner, or so many copies of it as `config.restarts` says."""
+  settings = config.restarts
+  if settings.count == 1:
+    return learner
+  spec = task.spec
+  if spec.num_data is not None:
+    raise ValueError(
+      f'restarts.count is {settings.count}: copies are compared on fresh '
+      f'draws, and task {spec.name!r} has none beside its data. It must be 1.'
+    )
+  for name in settings.evaluations:
+    if name not in task.evaluations:
+      raise KeyError(
+        f'restarts.evaluations: task {spec.name!r} has none named {name!r}.'
+        f'{sections.near(name, task.evaluations)} '
+        f'There are: {", ".join(task.evaluations)}.'
+      )
+  if settings.num_trials < 1 or not settings.evaluations:
+    raise ValueError(
+      f'restarts.num_trials is {settings.num_trials} and restarts.evaluations '
+      f'{tuple(settings.evaluations)}; of both at least 1 is needed.'
+    )
+  run_keys = make_keys(config.seed)  # the same draws in all stages
+  data = jax.random.fold_in(run_keys.held_out, _VALIDATION)
+  noise = jax.random.fold_in(run_keys.held_out_noise, _VALIDATION)
+  up = spec.ceiling[spec.metric] > spec.chance[spec.metric]
+
+  def validate(predict):
+    index, scores = jnp.arange(settings.num_trials), []
+    for name in settings.evaluations:
+      trials = task.evaluations[name].sample(data, index)
+      value = task.metrics(predict(noise, trials), trials)[spec.metric]
+      scores.append(value if up else -value)
+    return jnp.min(jnp.stack(scores))
+
+  return restarts.restarts(
+    learner,
+    settings.count,
+    validate,
+    validate_every=settings.validate_every,
+    active=settings.active or None,
+  )
+
+
+def _takes_optimizer(config) -> bool:
+  """Whether the learner's factory is handed the run's optimizer."""
+  factory = plugins.load(
+    'bionet.learners', config.learner.name, BUILTIN['bionet.learners']
+  )
+  return 'optimizer' in inspect.signature(factory).parameters
+
+
+def make(group: str, section: str, settings, *args, handed=sections.NOTHING):
   """Calls the factory that `settings.name` names with the other settings.
 
   Args:
@@ -125,12 +325,15 @@ def make(group: str, section: str, settings, *args):
     section: the config's section, for messages.
     settings: mapping with `name` and the factory's keyword arguments.
     *args: the factory's positional arguments.
+    handed: keyword arguments that no config sets, for factories that take them.
   """
   factory = plugins.load(group, settings['name'], BUILTIN[group])
   check_factory(factory, settings['name'])
-  keywords = {k: v for k, v in _plain(settings).items() if k != 'name'}
-  _check_keywords(factory, section, settings['name'], keywords)
-  return factory(*args, **keywords)
+  keywords = {k: v for k, v in sections.plain(settings).items() if k != 'name'}
+  taken = inspect.signature(factory).parameters
+  handed = {k: v for k, v in handed.items() if k in taken}
+  sections.check_keywords(factory, section, settings['name'], keywords, handed)
+  return factory(*args, **keywords, **handed)
 
 
 def check_factory(factory: Callable, name: str) -> None:
@@ -144,10 +347,10 @@ def check_factory(factory: Callable, name: str) -> None:
       )
 
 
-def make_rule(
+def make_dynamics(
   config: ml_collections.ConfigDict, task: tasks.Task
-) -> learners.GradientRule:
-  """The dynamics of `config.network` under the rule of `config.learner`."""
+) -> interfaces.Cell | interfaces.RelaxationNetwork:
+  """The dynamics of `config.network`, in the run's precision."""
   group = dynamics_group(config.network.name)
   dynamics = make(group, 'network', config.network, task.spec)
   _check_instance(
@@ -155,15 +358,50 @@ def make_rule(
     (interfaces.Cell, interfaces.RelaxationNetwork),
     f'network {config.network.name!r}',
   )
+  if config.precision:
+    dynamics = precision.with_policy(dynamics, config.precision)
+  return dynamics
+
+
+def make_rule(
+  config: ml_collections.ConfigDict,
+  task: tasks.Task,
+  dynamics: interfaces.Cell | interfaces.RelaxationNetwork,
+  devices: learners.Devices = learners.ONE,
+  optimizer: optax.GradientTransformation | None = None,
+) -> learners.GradientRule | learners.Learner:
+  """What `config.learner` names, for these dynamics and the task's loss.
+
+  Args:
+    config: the run's config.
+    task: gives the loss.
+    dynamics: the cell or network.
+    devices: for population losses, and for factories that take `devices`.
+    optimizer: for factories of a Learner that take `optimizer`.
+
+  Returns:
+    A GradientRule, for `descend`; or a Learner that needs no more.
+  """
   loss = task.losses[task.spec.loss]
   if task.spec.loss_kind == 'population':
-    loss = unroll.gathered(loss, learners.ONE.gather)
+    loss = unroll.gathered(loss, devices.gather)
   settings = {
-    k: v for k, v in _plain(config.learner).items() if k not in _SCHEDULE
+    k: v
+    for k, v in sections.plain(config.learner).items()
+    if k not in _SCHEDULE
   }
-  rule = make('bionet.learners', 'learner', settings, dynamics, loss)
+  rule = make(
+    'bionet.learners',
+    'learner',
+    settings,
+    dynamics,
+    loss,
+    handed={'devices': devices, 'optimizer': optimizer},
+  )
   _check_instance(
-    rule, (learners.GradientRule,), f'learner {config.learner.name!r}'
+    rule,
+    (learners.GradientRule, learners.Learner),
+    f'learner {config.learner.name!r}',
   )
   return rule
 
@@ -185,73 +423,9 @@ def dynamics_group(name: str) -> str:
       return group
   known = sorted(name for names in groups.values() for name in names)
   raise KeyError(
-    f'no network named {name!r}.{_near(name, known)} '
+    f'no network named {name!r}.{sections.near(name, known)} '
     f'There are: {", ".join(known)}.'
   )
-
-
-def make_optimizer(
-  settings: ml_collections.ConfigDict,
-  num_steps: int,
-  params: interfaces.ArrayTree,
-) -> optax.GradientTransformation:
-  """The optimizer of a config's section.
-
-  Args:
-    settings: `name`, `learning_rate`, `schedule` ('constant', or 'cosine' to 0
-      at `num_steps`), `clip_norm` (of the whole tree; 0: none),
-      `rate_factors` (`{module: factor}` on the learning rate of the parameters
-      under that key of the tree; 0 freezes them), and the optimizer's own
-      settings by their optax names.
-    num_steps: steps of the optimizer in the run.
-    params: the parameters, or their shapes.
-
-  Raises:
-    KeyError, ValueError: for what cannot be.
-  """
-  own = dict(_plain(settings))
-  name, rate = own.pop('name'), own.pop('learning_rate')
-  schedule, clip_norm = own.pop('schedule'), own.pop('clip_norm')
-  factors = own.pop('rate_factors', {})
-  if name not in _OPTIMIZERS:
-    raise KeyError(
-      f'no optimizer named {name!r}.{_near(name, _OPTIMIZERS)} '
-      f'There are: {", ".join(_OPTIMIZERS)}.'
-    )
-  if schedule not in ('constant', 'cosine'):
-    raise ValueError(
-      f'optimizer.schedule is {schedule!r}; it may be constant or cosine.'
-    )
-  _check_keywords(_OPTIMIZERS[name], 'optimizer', name, own)
-  for module, factor in factors.items():
-    if module not in params:
-      raise KeyError(
-        f'optimizer.rate_factors: no parameters under {module!r}.'
-        f'{_near(module, params)} There are: {", ".join(params)}.'
-      )
-    _check_rate(f'rate_factors.{module}', factor)
-  _check_rate('learning_rate', rate)
-  if not clip_norm >= 0:
-    raise ValueError(f'optimizer.clip_norm is {clip_norm}; 0 means none.')
-
-  def one(peak):
-    if peak == 0:
-      return optax.set_to_zero()
-    if schedule == 'cosine':
-      peak = optax.cosine_decay_schedule(peak, num_steps)
-    return _OPTIMIZERS[name](peak, **own)
-
-  optimizer = one(rate)
-  if factors:
-    labels = {
-      module: jax.tree.map(lambda _, m=module: m if m in factors else '', tree)
-      for module, tree in params.items()
-    }
-    scaled = {module: one(rate * factor) for module, factor in factors.items()}
-    optimizer = optax.multi_transform({'': optimizer, **scaled}, labels)
-  if clip_norm:
-    optimizer = optax.chain(optax.clip_by_global_norm(clip_norm), optimizer)
-  return optimizer
 
 
 def count(tree: interfaces.ArrayTree) -> int:
@@ -260,15 +434,25 @@ def count(tree: interfaces.ArrayTree) -> int:
 
 
 def _check_numbers(config) -> None:
-  for name in ('batch_size', 'log_every', 'eval_every'):
+  for name in ('batch_size', 'log_every', 'eval_every', 'keep_last'):
     if config[name] < 1:
       raise ValueError(f'{name} is {config[name]}; it must be at least 1.')
+  if config.checkpoint_every < 0:
+    raise ValueError(
+      f'checkpoint_every is {config.checkpoint_every}; it must be 0 (only at '
+      'the end) or more.'
+    )
   every = config.learner.get('every') or 0
   if every < 0:
     raise ValueError(
       f'learner.every is {every}; it must be 0 (at the end of the trials) or '
       'more.'
     )
+  stopping.EarlyStopping(
+    'the main metric',
+    patience=config.early_stopping.patience,
+    min_delta=config.early_stopping.min_delta,
+  ).check()
   _check_finite('', config.to_dict())
   if not 0 <= config.seed < 2**32:
     raise ValueError(
@@ -284,7 +468,8 @@ def _check_finite(path: str, settings: dict) -> None:
       raise ValueError(f'{path}{name} is {value}; it must be a finite number.')
 
 
-def _num_steps(config, task) -> int:
+def count_updates(config: ml_collections.ConfigDict, task: tasks.Task) -> int:
+  """How many updates a stage has: `num_steps`, or what its epochs take."""
   num_steps = _asked_steps(config, task)
   if num_steps * config.batch_size > _MAX_TRIALS:
     raise ValueError(
@@ -336,46 +521,9 @@ def _check_evaluations(task, learner, keys, state) -> None:
         )
 
 
-def _plain(settings) -> dict:
-  is_config = isinstance(settings, ml_collections.ConfigDict)
-  return settings.to_dict() if is_config else dict(settings)
-
-
-def _check_rate(name: str, rate: float) -> None:
-  if not 0 <= rate < math.inf:
-    raise ValueError(f'optimizer.{name} is {rate}; it must be 0 or more.')
-
-
 def _check_instance(made: object, kinds: tuple[type, ...], what: str) -> None:
   if not isinstance(made, kinds):
     raise TypeError(
       f'{what} is a {type(made).__name__}; it must be a '
       f'{" or a ".join(kind.__name__ for kind in kinds)}.'
     )
-
-
-def _check_keywords(factory, section: str, name: str, keywords) -> None:
-  parameters = inspect.signature(factory).parameters.values()
-  known = [
-    p.name
-    for p in parameters
-    if p.kind in (p.KEYWORD_ONLY, p.POSITIONAL_OR_KEYWORD)
-  ]
-  for keyword in keywords:
-    if keyword not in known:
-      raise TypeError(
-        f'{section}.{keyword} is no setting of {name!r}.'
-        f'{_near(keyword, known)} To start from its own settings, use '
-        '--config=experiments/configs/compose.py:TASK,NETWORK,LEARNER.'
-      )
-  for p in parameters:
-    needed = p.kind is p.KEYWORD_ONLY and p.default is p.empty
-    if needed and keywords.get(p.name) is None:
-      raise TypeError(
-        f'{section}.{p.name} has no default; {name!r} needs a value.'
-      )
-
-
-def _near(word: str, known) -> str:
-  near = difflib.get_close_matches(word, list(known), n=1)
-  return f' Did you mean {near[0]!r}?' if near else ''

@@ -11,6 +11,8 @@ from typing import NoReturn
 from absl import app, flags, logging
 from ml_collections import config_flags
 
+from bionet_learners.training import checkpoints
+
 BAD_INPUT = 2
 """Exit status where the user asked for something impossible."""
 
@@ -25,6 +27,7 @@ _WRONG = (
   SyntaxError,
   AssertionError,  # chex, of shapes and trees
   RuntimeError,  # JAX, of devices and memory
+  checkpoints.CorruptCheckpointError,
 )
 
 _DEBUG = flags.DEFINE_bool(
@@ -58,7 +61,7 @@ def bad_input():
   except _WRONG as error:
     if flags.FLAGS.is_parsed() and _DEBUG.value:
       raise
-    refuse(_message(error))
+    refuse(message(error))
 
 
 def refuse(message: str, status: int = BAD_INPUT) -> NoReturn:
@@ -73,13 +76,14 @@ def _parse(argv: list[str]) -> list[str]:
     if 'config' in flags.FLAGS:
       _ = flags.FLAGS.config  # a file that failed to load says so here
   except (flags.Error, *_WRONG) as error:  # get_config's own among them
-    refuse(_message(error))
+    refuse(message(error))
   if len(rest) > 1:
     refuse(f'unknown argument {rest[1]!r}; every setting is a --flag.')
   return rest
 
 
-def _message(error: BaseException) -> str:
+def message(error: BaseException) -> str:
+  """What an error says to a user, without its traceback."""
   # absl and ml_collections wrap what get_config raised, traceback and all.
   while 'Error whilst parsing config file' in str(error) and error.__context__:
     error = error.__context__
@@ -89,7 +93,7 @@ def _message(error: BaseException) -> str:
     return f'{error.filename}: {error.strerror}'
   first = error.args[0] if len(error.args) == 1 else None
   if isinstance(first, KeyError):  # ml_collections raises AttributeError of it
-    return _message(first)
+    return message(first)
   # str() of a KeyError is the repr of its argument, newlines escaped.
   text = str(first or error) or type(error).__name__
   key, *hint = text.split('\n')

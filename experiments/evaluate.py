@@ -4,12 +4,14 @@
 How to start it:
 
   python -m experiments.evaluate --workdir=runs/prototypes
+
+It prints a table, saves it as evaluation.json and draws the figures anew.
 """
 
+import functools
 import math
 import pathlib
-import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import jax
 import jax.numpy as jnp
@@ -17,9 +19,9 @@ from absl import flags
 
 from bionet_core import interfaces, unroll
 from bionet_learners import base as learners
-from bionet_learners.training import checkpoints
+from bionet_learners.training import checkpoints, ranges, stopping, writers
 from bionet_tasks import base as tasks
-from experiments import build, commandline
+from experiments import build, commandline, judgement, probes, updates
 from experiments import workdir as workdirs
 
 _MAX_CHUNK = 1000  # trials predicted at once: bounds what a prediction takes
@@ -93,6 +95,110 @@ def make_score(
   return scored
 
 
+def judge(
+  run: build.Run,
+  state: learners.LearnerState,
+  step: int,
+  rows: Sequence[writers.Row],
+  score_held_out: Callable[[learners.LearnerState], Score] | None = None,
+) -> judgement.Judged:
+  """Judges a state on every evaluation, beside the untrained one.
+
+  Args:
+    run: what was built of the run's config.
+    state: the state, whole.
+    step: updates behind it.
+    rows: rows of metrics.jsonl up to there.
+    score_held_out: the `make_score` of 'held_out', where it is compiled.
+  """
+  untrained = updates.init(run)
+  describe = run.task.describe
+  evaluations, answers = {}, {}
+  for name, evaluation in run.task.evaluations.items():
+    score = score_held_out if name == 'held_out' else None
+    keys = run.keys.held_out, run.keys.held_out_noise
+    score = score or make_score(run.learner, run.task, evaluation, *keys)
+    content = {'num_trials': evaluation.num_trials}
+    described = {}
+    for side, judged in (('trained', state), ('untrained', untrained)):
+      content[side], outputs, trials = score(judged)
+      if describe is not None:
+        described[side] = describe(outputs, trials)
+      if name == 'held_out':
+        answers[side] = outputs, trials
+    content['gain'] = {
+      metric: value - content['untrained'][metric]
+      for metric, value in content['trained'].items()
+    }
+    if describe is not None:
+      content['described'] = described
+    evaluations[name] = content
+  outputs, trials = answers['trained']
+  return judgement.Judged(
+    run=run,
+    state=state,
+    untrained=untrained,
+    step=step,
+    rows=rows,
+    evaluations=evaluations,
+    trials=trials,
+    outputs=outputs,
+    untrained_outputs=answers['untrained'][0],
+  )
+
+
+def restore(
+  path: str, which: str = 'last'
+) -> tuple[build.Run, learners.LearnerState, int]:
+  """The state of a run's last checkpoint that is whole, or of its best.
+
+  Args:
+    path: the run's folder.
+    which: 'last', or 'best': of the evaluations whose state was kept, the one
+      with the best main metric.
+
+  Returns:
+    What the run's config builds, on one device; the state; the updates behind
+    it.
+
+  Raises:
+    FileNotFoundError: if there is no checkpoint, or none that was evaluated.
+    ValueError, checkpoints.CorruptCheckpointError: if it cannot be used.
+  """
+  workdir = pathlib.Path(path)
+  config = workdirs.read_config(workdir)
+  config.devices = 1  # what is saved is whole, and predicts on one
+  run = build.build(config)
+  folder = workdir / 'checkpoints'
+  if which == 'best':
+    rows = writers.read_rows(workdir / 'metrics.jsonl')
+    kept = checkpoints.all_steps(folder)
+    rows = [row for row in rows if row['step'] in kept]
+    best = ranges.best_step(rows, selection(run.task.spec))
+    if best is None:
+      raise FileNotFoundError(
+        f'{workdir} has no checkpoint that was evaluated.'
+      )
+    kept = folder / f'checkpoint_{best}'
+    state = checkpoints.load_checkpoint(kept, updates.template(run, best))
+    return run, state, best
+  found = checkpoints.restore_latest(
+    folder, functools.partial(updates.template, run), print
+  )
+  if found is None:
+    raise FileNotFoundError(f'{workdir} has no checkpoint.')
+  return run, *found
+
+
+def selection(
+  spec: tasks.TaskSpec, patience: int = 0, min_delta: float = 0.0
+) -> stopping.EarlyStopping:
+  """Which evaluation is better: by the main metric, towards its ceiling."""
+  up = spec.ceiling[spec.metric] > spec.chance[spec.metric]
+  mode = 'max' if up else 'min'
+  return stopping.EarlyStopping(spec.metric, patience, mode, min_delta).check()
+
+
 def on_training_trials(task: tasks.Task) -> tasks.Evaluation:
   """The training trials as an evaluation: how well is known what was learned.
 
@@ -111,40 +217,33 @@ def describe(metrics: dict[str, float]) -> str:
 def _main(argv: list[str]) -> None:
   del argv
   with commandline.bad_input():
-    config = workdirs.read_config(_WORKDIR.value)
-    run = build.build(config)
-    found = sorted(
-      (
-        path
-        for path in pathlib.Path(_WORKDIR.value, 'checkpoints').iterdir()
-        if re.fullmatch(r'checkpoint_\d+', path.name)
-      ),
-      key=lambda path: int(path.name.rpartition('_')[2]),
-    )
-    if not found:
-      raise FileNotFoundError(f'--workdir={_WORKDIR.value} has no checkpoint.')
-    index = jnp.arange(run.batch_size)
-    template = jax.eval_shape(
-      lambda: run.learner.init(
-        run.keys.init, run.task.sample(run.keys.data, index)
-      )
-    )
-    state = checkpoints.load_checkpoint(found[-1], template)
-  print(f'{found[-1]}: {int(state.step)} updates')
-  for name, evaluation in run.task.evaluations.items():
-    metrics, _, _ = score(
-      run.learner,
-      state,
-      run.task,
-      evaluation,
-      run.keys.held_out,
-      run.keys.held_out_noise,
-    )
-    print(f'{name}: {describe(metrics)}')
+    run, state, step = restore(_WORKDIR.value, _WHICH.value)
+    probed = probes.parse(_PROBE.value, run)
+  workdir = pathlib.Path(_WORKDIR.value)
+  print(f'{workdir}: {step} updates')
+  rows = writers.read_rows(workdir / 'metrics.jsonl')
+  judged = judge(run, state, step, [r for r in rows if r['step'] <= step])
+  print(judgement.table(judged))
+  try:
+    judgement.write(judged, workdir)
+  except OSError as error:
+    commandline.refuse(commandline.message(error), status=1)
+  print(f'wrote {workdir / "evaluation.json"} and {workdir / "figures"}/')
+  if probed:
+    with commandline.bad_input():
+      print(f'wrote {probes.write(run, state, probed, _WORKDIR.value)}')
 
 
 if __name__ == '__main__':
   _WORKDIR = flags.DEFINE_string(
     'workdir', None, 'Folder of the run to evaluate.', required=True
+  )
+  _WHICH = flags.DEFINE_enum(
+    'which', 'last', ['last', 'best'], 'The checkpoint to evaluate.'
+  )
+  _PROBE = flags.DEFINE_list(
+    'probe',
+    [],
+    'Held-out trials, by number, whose states and traces to record.',
   )
   commandline.run(_main)

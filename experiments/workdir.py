@@ -6,81 +6,201 @@ It holds:
   config.json     the resolved config, versions, device, git revision, seed
   metrics.jsonl   one JSON object a line: step, split, scalars
   events.out.*    the same scalars, for TensorBoard
-  checkpoints/    the final state
+  checkpoints/    the last states, and the best if asked for
   figures/        pictures
-  result.json     written last: steps, wall seconds, final metrics
+  probes.npz      states and traces of chosen trials, if asked for
+  profile/        a trace of one range of updates, if asked for
+  evaluation.json every evaluation, trained and untrained, and descriptions
+  result.json     written last: steps, wall seconds of this session, CPU seconds
+                  of the training without evaluations (null where it was
+                  resumed), final metrics
 """
 
+import contextlib
+import fcntl
 import json
-import os
 import pathlib
 import platform
 import subprocess
-import tempfile
 from importlib import metadata
+from typing import Literal, NamedTuple
 
 import jax
 import ml_collections
 
+from bionet_learners.training import files
+from bionet_tasks import base as tasks
+
 _PACKAGES = ('jax', 'jaxlib', 'dm-haiku', 'optax', 'chex', 'numpy')
+_MAY_DIFFER = ('devices',)  # a run goes on on any number of them
 
 
-def create(path: str, config: ml_collections.ConfigDict) -> pathlib.Path:
+class Found(NamedTuple):
+  """What stands in a folder that is to hold a run.
+
+  Attributes:
+    status: 'nothing', an 'unfinished' run (to be gone on with), or a 'finished'
+      one.
+    notes: what differs from the machine that the run began on: then it cannot
+      be expected to go on bit for bit.
+  """
+
+  status: Literal['nothing', 'unfinished', 'finished']
+  notes: tuple[str, ...] = ()
+
+
+def find(path: pathlib.Path, config: ml_collections.ConfigDict) -> Found:
+  """Looks for the run of a config in a folder; writes nothing.
+
+  Raises:
+    ValueError: if a run of another config is in it, the number of devices
+      apart; names the difference.
+  """
+  file = path / 'config.json'
+  if not file.exists():
+    return Found('nothing')
+  found = _read(file)
+  _check_same(path, found['config'], config)
+  done = (path / 'result.json').exists()
+  return Found('finished' if done else 'unfinished', _notes(found))
+
+
+def create(
+  path: pathlib.Path, config: ml_collections.ConfigDict, spec: tasks.TaskSpec
+) -> None:
   """Makes the folder and writes config.json.
 
   Raises:
-    FileExistsError: if a run is in it already.
     OSError: if it cannot be made or written.
   """
-  workdir = pathlib.Path(path)
-  if (workdir / 'config.json').exists():
-    done = (workdir / 'result.json').exists()
-    raise FileExistsError(
-      f'--workdir={path} holds {"a finished" if done else "an unfinished"} '
-      'run already; choose another folder.'
-    )
-  (workdir / 'figures').mkdir(parents=True, exist_ok=True)
+  (path / 'figures').mkdir(parents=True, exist_ok=True)
+  content = {
+    'config': config.to_dict(),
+    'seed': config.seed,
+    'chance': dict(spec.chance),
+    'ceiling': dict(spec.ceiling),
+    **_environment(),
+    'git_revision': _git_revision(),
+  }
+  write_json(path / 'config.json', content)
+
+
+@contextlib.contextmanager
+def locked(path: pathlib.Path):
+  """Inside, no other process may run in the folder.
+
+  Left by an error before anything is written, the folder is gone again.
+
+  Raises:
+    ValueError: if one does.
+    OSError: if the folder cannot be made or written.
+  """
+  path.mkdir(parents=True, exist_ok=True)
+  lock = path / '.lock'
+  with lock.open('w') as stream:
+    try:
+      fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+      raise ValueError(
+        f'--workdir={path}: a process runs there now.'
+      ) from error
+    try:
+      yield
+    finally:
+      if [*path.iterdir()] == [lock]:
+        lock.unlink()
+        path.rmdir()
+
+
+def _environment() -> dict:
   devices = jax.devices()
-  write_json(
-    workdir / 'config.json',
-    {
-      'config': config.to_dict(),
-      'seed': config.seed,
-      'versions': {
-        'python': platform.python_version(),
-        **{name: metadata.version(name) for name in _PACKAGES},
-      },
-      'device': {'kind': devices[0].device_kind, 'count': len(devices)},
-      'git_revision': _git_revision(),
+  return {
+    'versions': {
+      'python': platform.python_version(),
+      **{name: metadata.version(name) for name in _PACKAGES},
     },
+    'device': {'kind': devices[0].device_kind, 'count': len(devices)},
+  }
+
+
+def _notes(found: dict) -> tuple[str, ...]:
+  now = _environment()
+  pairs = [
+    (name, found['versions'].get(name), version)
+    for name, version in now['versions'].items()
+  ]
+  pairs.append(('device', found['device']['kind'], now['device']['kind']))
+  return tuple(
+    f'{name} was {before} and is {after}'
+    for name, before, after in pairs
+    if before != after
   )
-  return workdir
 
 
-def read_config(path: str) -> ml_collections.ConfigDict:
+def _check_same(path: pathlib.Path, before: dict, config) -> None:
+  now = json.loads(json.dumps(config.to_dict()))
+  flat, flat_now = _flat(before), _flat(now)
+  differ = [
+    f'{name} is {flat.get(name, "not set")!r} there and '
+    f'{flat_now.get(name, "not set")!r} here'
+    for name in sorted(flat.keys() | flat_now.keys())
+    if flat.get(name) != flat_now.get(name) and name not in _MAY_DIFFER
+  ]
+  if differ:
+    more = f', and {len(differ) - 1} more' if len(differ) > 1 else ''
+    raise ValueError(
+      f'--workdir={path} holds a run of another config: {differ[0]}{more}. '
+      'Choose another folder; to start from what was learned there, add '
+      f'--config.init_from={path}.'
+    )
+
+
+def _flat(tree: dict, prefix: str = '') -> dict:
+  flat = {}
+  for name, value in tree.items():
+    if isinstance(value, dict):
+      flat.update(_flat(value, f'{prefix}{name}.'))
+    else:
+      flat[prefix + name] = value
+  return flat
+
+
+def read_config(path: pathlib.Path) -> ml_collections.ConfigDict:
   """The config of the run in a folder.
 
   Raises:
     FileNotFoundError: if there is none.
   """
-  file = pathlib.Path(path) / 'config.json'
+  file = path / 'config.json'
   if not file.exists():
-    raise FileNotFoundError(f'--workdir={path} holds no run (no config.json).')
-  with file.open(encoding='utf-8') as stream:
-    return ml_collections.ConfigDict(json.load(stream)['config'])
+    raise FileNotFoundError(f'{path} holds no run (no config.json).')
+  return ml_collections.ConfigDict(_with_tuples(_read(file)['config']))
+
+
+def _with_tuples(content):
+  """JSON knows lists only; a config holds tuples."""
+  if isinstance(content, dict):
+    return {name: _with_tuples(value) for name, value in content.items()}
+  if isinstance(content, list):
+    return tuple(_with_tuples(value) for value in content)
+  return content
+
+
+def read_result(path: pathlib.Path) -> dict:
+  """The result of the finished run in a folder."""
+  return _read(path / 'result.json')
 
 
 def write_json(path: pathlib.Path, content: dict) -> None:
   """Writes a JSON file atomically: it is there whole or not at all."""
-  with tempfile.NamedTemporaryFile(
-    'w', dir=path.parent, prefix=path.name, delete=False, encoding='utf-8'
-  ) as stream:
-    json.dump(content, stream, indent=2)
-    stream.write('\n')
-    stream.flush()
-    os.fsync(stream.fileno())
-  os.chmod(stream.name, 0o644)
-  os.replace(stream.name, path)
+  files.write_atomically(path, json.dumps(content, indent=2) + '\n')
+
+
+def _read(file: pathlib.Path) -> dict:
+  try:
+    return json.loads(file.read_text(encoding='utf-8'))
+  except ValueError as error:
+    raise ValueError(f'{file} cannot be read: {error}.') from error
 
 
 def _git_revision() -> str | None:

@@ -12,7 +12,9 @@ def base_config() -> config_dict.ConfigDict:
   config = config_dict.ConfigDict()
   # Seed of everything random in the run.
   config.seed = 0
-  # Trials an update.
+  # Devices that share each batch, on this machine; any number resumes a run.
+  config.devices = 1
+  # Trials an update, over all devices.
   config.batch_size = 16
   # Updates of the run; 0: as many as num_epochs takes. One of them is 0.
   config.num_steps = 0
@@ -22,6 +24,26 @@ def base_config() -> config_dict.ConfigDict:
   config.log_every = 100
   # Updates between two evaluations on held-out trials.
   config.eval_every = 500
+  # Updates between two checkpoints; 0: only at the end.
+  config.checkpoint_every = 500
+  # How many of the latest checkpoints stay.
+  config.keep_last = 2
+  # Keep the checkpoint of the best held-out evaluation, too. What is chosen by
+  # held-out trials scores too well on them: report it on others.
+  config.keep_best = False
+  config.early_stopping = config_dict.ConfigDict()
+  # Evaluations without improvement after which to stop; 0: never.
+  config.early_stopping.patience = 0
+  # The least change of the task's main metric that counts as improvement.
+  config.early_stopping.min_delta = 0.0
+  # Folder of a run whose parameters to start from; '': from the seed.
+  config.init_from = ''
+  # jmp policy of the dynamics, e.g. 'params=float32,compute=bfloat16,
+  # output=float32'; '': as it comes.
+  config.precision = ''
+  # Stages after the first, in the order of their names: what each one changes
+  # of the stage before, e.g. `config.stages.b_fine.task.dt = 0.01`.
+  config.stages = config_dict.ConfigDict()
   # The task: its name, and the arguments of its factory.
   config.task = config_dict.ConfigDict()
   # The cell or relaxation network: its name, and its factory's arguments.
@@ -32,13 +54,27 @@ def base_config() -> config_dict.ConfigDict:
   config.learner.every = 0
   # Keep states and traces from batch to batch (streams without end).
   config.learner.carry = False
+  config.restarts = config_dict.ConfigDict()
+  # Independent copies of the learner, of which the best by validation is kept.
+  config.restarts.count = 1
+  # How many of them go on: the best at the last validation; 0: all.
+  config.restarts.active = 0
+  # Updates between two validations.
+  config.restarts.validate_every = 100
+  # Validation draws, fresh ones of these evaluations; the worst counts.
+  config.restarts.num_trials = 256
+  config.restarts.evaluations = ('held_out',)
   config.optimizer = config_dict.ConfigDict()
   # 'adam', 'adamw' or 'sgd'; its own settings may stand beside the name.
   config.optimizer.name = 'adam'
   # Step size; a config may scale it by module with rate_factors.
   config.optimizer.learning_rate = 1e-3
-  # 'constant', or 'cosine' to 0 at the end of the run.
+  # 'constant', or 'cosine' or 'linear' to 0 at the end of the run.
   config.optimizer.schedule = 'constant'
+  # Updates in which the rate first rises from 0.
+  config.optimizer.warmup = 0
+  # Updates whose mean gradient makes one step of the optimizer.
+  config.optimizer.accumulate = 1
   # Largest norm of the whole gradient; 0: not clipped.
   config.optimizer.clip_norm = 0.0
   return config

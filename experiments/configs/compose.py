@@ -42,7 +42,8 @@ def get_config(choice: str = 'prototypes,asymmetric,local_plasticity'):
     signature = inspect.signature(factory, eval_str=True)
     build.check_factory(factory, name)
     for parameter in signature.parameters.values():
-      if parameter.kind is parameter.KEYWORD_ONLY:
+      handed = parameter.name in build.HANDED
+      if parameter.kind is parameter.KEYWORD_ONLY and not handed:
         config[section][parameter.name] = _default(parameter)
   if 'seed' in config.task:
     config.task.seed = config.get_oneway_ref('seed')

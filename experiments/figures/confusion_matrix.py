@@ -9,6 +9,15 @@ from matplotlib import figure
 from sklearn import metrics
 
 from bionet_core import interfaces
+from experiments import judgement
+
+
+def arguments(judged: judgement.Judged):
+  """Of tasks whose targets are classes, one a step."""
+  targets = judged.trials.targets
+  if np.issubdtype(targets.dtype, np.integer) and targets.ndim == 2:
+    return judged.outputs, judged.trials
+  return None
 
 
 def draw(

@@ -4,16 +4,27 @@
 import pathlib
 from collections.abc import Mapping, Sequence
 
+import numpy as np
 from matplotlib import figure, ticker
 
 from bionet_tasks import base as tasks
+from experiments import judgement, updates
+
+
+def arguments(judged: judgement.Judged):
+  """Every run has one."""
+  return judged.rows, judged.run.task.spec, updates.borders(judged.run)
 
 
 def draw(
-  rows: Sequence[Mapping], spec: tasks.TaskSpec, path: pathlib.Path
+  rows: Sequence[Mapping],
+  spec: tasks.TaskSpec,
+  stages: Sequence[int],
+  path: pathlib.Path,
 ) -> None:
-  """Draws loss and main metric against updates.
+  """Draws loss, main metric and gradient norm against updates.
 
+  Of a population the best and the mean are drawn; the norm where a gradient is.
   Chance and ceiling are drawn where the task knows them. The held-out loss is
   shown where the task knows the chance of its loss, since only then is it the
   quantity that the rule descends.
@@ -21,13 +32,21 @@ def draw(
   Args:
     rows: rows of metrics.jsonl.
     spec: the task's spec.
+    stages: the updates at which a new stage begins.
     path: the PNG to write.
   """
-  canvas = figure.Figure(figsize=(9, 3.6), layout='constrained')
-  loss_axes, metric_axes = canvas.subplots(1, 2)
+  norms = any('gradient_norm' in row for row in rows)
+  population = any('loss_mean' in row for row in rows)
+  canvas = figure.Figure(
+    figsize=(12.6 if norms else 9, 3.6), layout='constrained'
+  )
+  loss_axes, metric_axes, *norm_axes = canvas.subplots(1, 3 if norms else 2)
   splits = ('train', 'eval') if 'loss' in spec.chance else ('train',)
-  _curves(loss_axes, rows, 'loss', splits)
-  _curves(metric_axes, rows, spec.metric, ('train', 'eval'))
+  training = 'best of the population' if population else 'training'
+  _curves(loss_axes, rows, 'loss', splits, training)
+  _curves(metric_axes, rows, spec.metric, ('train', 'eval'), training)
+  if population:
+    _population(loss_axes, rows)
   for axes, name in ((loss_axes, 'loss'), (metric_axes, spec.metric)):
     for level, values, style in (
       ('ceiling', spec.ceiling, '-.'),
@@ -41,31 +60,40 @@ def draw(
           linewidth=1.2,
           label=f'{level} {values[name]:.3g}',
         )
+    axes.set_ylabel('loss descended' if name == 'loss' else name)
+  for axes in norm_axes:
+    _curves(axes, rows, 'gradient_norm', ('train',), 'training')
+    axes.set_ylabel('norm of the gradient')
+    drawn = [row['gradient_norm'] for row in rows if 'gradient_norm' in row]
+    if max(drawn) > 10 * min(drawn):  # they explode and vanish by decades
+      axes.set_yscale('log')
+  for axes in (loss_axes, metric_axes, *norm_axes):
+    for i, stage in enumerate(stages):
+      label = None if i else 'next stage'
+      axes.axvline(stage, color='0.85', linewidth=1, zorder=0, label=label)
     axes.set_xlabel('updates')
     axes.set_xlim(left=0)
-    axes.set_ylabel('loss descended' if name == 'loss' else name)
     axes.spines[['top', 'right']].set_visible(False)
     axes.xaxis.set_major_locator(ticker.MaxNLocator(integer=True))
-    axes.legend(frameon=False, fontsize=8)
-  last = [row for row in rows if row['split'] == 'eval'][-1]
-  canvas.suptitle(
-    f'{spec.name}: held-out {spec.metric} {last[spec.metric]:.4f} '
-    f'after {last["step"]} updates',
-    fontsize=10,
-  )
+    if axes.get_legend_handles_labels()[0]:
+      axes.legend(edgecolor='none', framealpha=0.85, fontsize=8)
+  evaluated = [row for row in rows if row['split'] == 'eval']
+  if evaluated:
+    last = evaluated[-1]
+    canvas.suptitle(
+      f'{spec.name}: held-out {spec.metric} {last[spec.metric]:.4f} '
+      f'after {last["step"]} updates',
+      fontsize=10,
+    )
   canvas.savefig(path, dpi=150)
 
 
-def _curves(axes, rows, name, splits) -> None:
+def _curves(axes, rows, name, splits, training) -> None:
   for split, label, color, marker in (
-    ('train', 'training', 'tab:blue', None),
+    ('train', training, 'tab:blue', None),
     ('eval', 'held out', 'tab:orange', 'o'),
   ):
-    points = [
-      (row['step'], row[name])
-      for row in rows
-      if row['split'] == split and name in row
-    ]
+    points = _points(rows, split, name)
     if split in splits and points:
       axes.plot(
         *zip(*points, strict=True),
@@ -74,3 +102,27 @@ def _curves(axes, rows, name, splits) -> None:
         markersize=3.5,
         label=label,
       )
+
+
+def _population(axes, rows) -> None:
+  """The mean loss of the population, and one standard deviation of it."""
+  steps, means = zip(*_points(rows, 'train', 'loss_mean'), strict=True)
+  stds = np.array([std for _, std in _points(rows, 'train', 'loss_std')])
+  axes.plot(steps, means, color='tab:green', label='mean of the population')
+  axes.fill_between(
+    steps,
+    means - stds,
+    means + stds,
+    color='tab:green',
+    alpha=0.15,
+    linewidth=0,
+    label='its standard deviation',
+  )
+
+
+def _points(rows, split, name) -> list[tuple[int, float]]:
+  return [
+    (row['step'], row[name])
+    for row in rows
+    if row['split'] == split and name in row
+  ]

@@ -8,7 +8,7 @@ import numpy as np
 from scipy import stats
 
 from bionet_tasks import base as tasks
-from experiments import build, evaluate, train
+from experiments import build, evaluate, updates
 
 
 def held_out(config, overrides: Mapping[str, object], seed: int) -> float:
@@ -22,9 +22,7 @@ def held_out(config, overrides: Mapping[str, object], seed: int) -> float:
   config.seed = seed
   config.update_from_flattened_dict(overrides)
   run = build.build(config)
-  state = train.init(run)
-  advance = train.make_advance(run)
-  state, _ = train.advance_to(run.num_steps, 0, state, advance, run)
+  state = updates.trained(run)
   metrics, _, _ = evaluate.score(
     run.learner,
     state,

@@ -14,7 +14,7 @@ import time
 import jax
 import jax.numpy as jnp
 
-from experiments import build, train
+from experiments import build, updates
 from experiments.configs import prototypes as configs
 
 SEEDS = (0,)
@@ -68,8 +68,8 @@ def _config(seed: int, *, stop: bool):
 
 def _epoch(seed: int, *, stop: bool):
   run = build.build(_config(seed, stop=stop))
-  advance = train.make_advance(run)
-  state = train.init(run)
+  advance = updates.make_advance(run)
+  state = updates.init(run)
   state, _ = advance(state, jnp.int32(0), _UPDATES)  # steady: trained a while
 
   def subject():
@@ -82,7 +82,9 @@ def _epoch(seed: int, *, stop: bool):
 
 def _called(seed: int, *, stop: bool):
   run = build.build(_config(seed, stop=stop))
-  state, _ = train.make_advance(run)(train.init(run), jnp.int32(0), _UPDATES)
+  state, _ = updates.make_advance(run)(
+    updates.init(run), jnp.int32(0), _UPDATES
+  )
   update = jax.jit(run.learner.update, donate_argnums=0)
   size = run.batch_size
   trials = [
@@ -102,7 +104,7 @@ def _called(seed: int, *, stop: bool):
 def _floor(seed: int):
   config = _config(seed, stop=False)
   run = build.build(config)
-  state = train.init(run)
+  state = updates.init(run)
   weights = {name: leaf['w'] for name, leaf in state.params.items()}
   feedback = state.constants['to1_from2']['w']
   size, sweeps = run.batch_size, config.learner.clamped + config.learner.free

@@ -1,0 +1,89 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A forecast: the true trajectory and the predicted one.
+
+  python -m experiments.figures.forecast --workdir=runs/lorenz
+
+Writes figures/forecast.png into the folder of a run of the Lorenz task.
+"""
+
+import pathlib
+
+import jax
+import numpy as np
+from absl import flags
+from matplotlib import figure
+
+from bionet_core import interfaces
+from experiments import commandline, evaluate
+
+_NAMES = ('x', 'y', 'z')
+
+
+def draw(
+  outputs: jax.Array,
+  trials: interfaces.Trials,
+  path: pathlib.Path,
+  *,
+  trial: int = 0,
+) -> None:
+  """Draws one trial: each component over time, and z against x.
+
+  Args:
+    outputs: float `[T, B, 3]`, forecasts of the targets.
+    trials: trials of the Lorenz task, z-scored.
+    path: the PNG to write.
+    trial: which one.
+  """
+  asked = np.flatnonzero(np.asarray(trials.mask)[:, trial])
+  truth = np.asarray(trials.targets)[asked, trial]
+  predicted = np.asarray(outputs)[asked, trial]
+  error = float(np.sqrt(np.mean((predicted - truth) ** 2)))
+  canvas = figure.Figure(figsize=(10, 4.2), layout='constrained')
+  grid = canvas.add_gridspec(3, 2, width_ratios=(2, 1))
+  styles = (
+    (truth, {'color': '0.6', 'linewidth': 2.4, 'label': 'true'}),
+    (predicted, {'color': 'tab:red', 'linewidth': 1, 'label': 'predicted'}),
+  )
+  for k, name in enumerate(_NAMES):
+    axes = canvas.add_subplot(grid[k, 0])
+    for values, style in styles:
+      axes.plot(asked, values[:, k], **style)
+    axes.set_ylabel(f'{name} (z-scored)', fontsize=8)
+    axes.spines[['top', 'right']].set_visible(False)
+    if k == 2:
+      axes.set_xlabel('step')
+    else:
+      axes.tick_params(labelbottom=False)
+  axes = canvas.add_subplot(grid[:, 1])
+  for values, style in styles:
+    axes.plot(values[:, 0], values[:, 2], **style)
+  axes.set(xlabel='x', ylabel='z')
+  axes.legend(frameon=False, fontsize=8)
+  canvas.suptitle(
+    f'held-out trial {trial}: root mean squared error {error:.3f}', fontsize=10
+  )
+  canvas.savefig(path, dpi=150)
+
+
+def _main(argv: list[str]) -> None:
+  del argv
+  with commandline.bad_input():
+    run, state, _ = evaluate.restore(_WORKDIR.value)
+    if run.task.spec.name != 'lorenz':
+      raise ValueError(
+        f'{_WORKDIR.value} is a run of {run.task.spec.name}; a forecast is one '
+        'of lorenz.'
+      )
+  keys = run.keys.held_out, run.keys.held_out_noise
+  judged = run.task.evaluations['held_out']
+  scored = evaluate.score(run.learner, state, run.task, judged, *keys)
+  path = pathlib.Path(_WORKDIR.value) / 'figures' / 'forecast.png'
+  draw(*scored[1:], path)
+  print(f'wrote {path}')
+
+
+if __name__ == '__main__':
+  _WORKDIR = flags.DEFINE_string(
+    'workdir', None, 'Folder of the run to draw.', required=True
+  )
+  commandline.run(_main)

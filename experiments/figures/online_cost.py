@@ -1,0 +1,59 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What an update costs by the length of the trials, rule by rule."""
+
+import pathlib
+from collections.abc import Mapping, Sequence
+
+from matplotlib import figure, ticker
+
+_MARKERS = 'osD^vP*Xhd'
+
+
+def draw(rows: Sequence[Mapping], path: pathlib.Path) -> None:
+  """Draws temporary memory and CPU time against T, both axes logarithmic.
+
+  One line a rule: filled markers where the last steps alone are asked, open
+  ones where all are. Backpropagation through time is drawn in black.
+
+  Args:
+    rows: rows of `experiments.suites.online`.
+    path: the PNG to write.
+  """
+  canvas = figure.Figure(figsize=(10, 4.6), layout='constrained')
+  axes = canvas.subplots(1, 2)
+  names = list(dict.fromkeys((row['rule'], row['loss on']) for row in rows))
+  rules = list(dict.fromkeys(rule for rule, _ in names))
+  for rule, on in names:
+    own = [row for row in rows if (row['rule'], row['loss on']) == (rule, on)]
+    number, backprop = rules.index(rule), rule.startswith('bptt')
+    color = 'black' if backprop else f'C{number % 10}'
+    style = {
+      'color': color,
+      'linestyle': '-' if on == 'last 10' else ':',
+      'marker': _MARKERS[number % len(_MARKERS)],
+      'markerfacecolor': color if on == 'last 10' else 'white',
+      'markersize': 4.5,
+      'linewidth': 1.3,
+      'label': rule if on == 'last 10' else f'{rule}, loss on {on}',
+    }
+    for where, what in zip(axes, ('temp MiB', 'CPU ms'), strict=True):
+      where.plot([row['T'] for row in own], [row[what] for row in own], **style)
+  lengths = sorted({row['T'] for row in rows})
+  for where, label in zip(
+    axes,
+    ('compiled temporary memory (MiB)', 'CPU time of an update (ms)'),
+    strict=True,
+  ):
+    where.set(xscale='log', yscale='log', xlabel='steps T', ylabel=label)
+    where.set_xticks(lengths, [str(length) for length in lengths])
+    where.xaxis.set_minor_locator(ticker.NullLocator())
+    where.yaxis.set_major_formatter(ticker.FormatStrFormatter('%g'))
+    where.yaxis.set_minor_formatter(ticker.NullFormatter())
+    where.grid(axis='y', color='0.9')
+    where.spines[['top', 'right']].set_visible(False)
+  handles, labels = axes[0].get_legend_handles_labels()
+  canvas.legend(
+    handles, labels, loc='outside right upper', frameon=False, fontsize=7.5
+  )
+  canvas.suptitle('An update by the length of its trials')
+  canvas.savefig(path, dpi=150)

@@ -1,0 +1,131 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The psychometric curve: how often 'right', by the evidence for it.
+
+  python -m experiments.figures.psychometric --workdir=runs/evidence
+
+Writes figures/psychometric.png into the folder of a run of evidence
+accumulation.
+"""
+
+import pathlib
+from typing import NamedTuple
+
+import jax
+import numpy as np
+from absl import flags
+from matplotlib import figure
+from scipy import stats
+
+from bionet_core import interfaces
+from bionet_tasks import evidence
+from experiments import commandline, evaluate
+
+_LEVEL = 0.95
+
+
+class Curve(NamedTuple):
+  """Choices by evidence.
+
+  Attributes:
+    evidence: mean evidence of each bin `[K]`, right minus left cue spikes.
+    share: share of its trials answered 'right' `[K]`.
+    low: lower end of the 95 % interval (Wilson) `[K]`.
+    high: its upper end `[K]`.
+    count: trials of each bin `[K]`.
+  """
+
+  evidence: np.ndarray
+  share: np.ndarray
+  low: np.ndarray
+  high: np.ndarray
+  count: np.ndarray
+
+
+def curve(
+  outputs: jax.Array, trials: interfaces.Trials, num_bins: int = 12
+) -> Curve:
+  """Choices by evidence, in bins of equal width that hold a trial.
+
+  Args:
+    outputs: float `[T, B, 2]`; a trial's choice is that of their mean over the
+      steps that are asked.
+    trials: trials of evidence accumulation.
+    num_bins: bins between the least evidence and the most.
+  """
+  asked = np.asarray(trials.mask)[..., None]
+  scores = np.sum(np.where(asked > 0, outputs * asked, 0), axis=0)
+  right = np.argmax(scores, axis=-1)
+  left_spikes, right_spikes = evidence.cue_counts(trials)
+  difference = np.asarray(right_spikes - left_spikes)
+  edges = np.linspace(difference.min(), difference.max(), num_bins + 1)
+  place = np.clip(np.digitize(difference, edges) - 1, 0, num_bins - 1)
+  rows = []
+  for k in np.unique(place):
+    inside = place == k
+    count, chosen = int(inside.sum()), int(right[inside].sum())
+    found = stats.binomtest(chosen, count).proportion_ci(_LEVEL, 'wilson')
+    rows.append(
+      (difference[inside].mean(), chosen / count, found.low, found.high, count)
+    )
+  return Curve(*np.array(rows).T)
+
+
+def draw(
+  answers: dict[str, tuple[jax.Array, interfaces.Trials]], path: pathlib.Path
+) -> None:
+  """Draws a curve for each evaluation.
+
+  Args:
+    answers: `{evaluation: (outputs [T, B, 2], trials)}`.
+    path: the PNG to write.
+  """
+  canvas = figure.Figure(figsize=(5.4, 4), layout='constrained')
+  axes = canvas.subplots()
+  for name, (outputs, trials) in answers.items():
+    found = curve(outputs, trials)
+    errors = found.share - found.low, found.high - found.share
+    axes.errorbar(
+      found.evidence,
+      found.share,
+      yerr=np.maximum(errors, 0),
+      fmt='o-',
+      ms=4,
+      capsize=2,
+      label=f'{name}, {int(found.count.sum()):,} trials',
+    )
+  axes.axhline(0.5, color='0.6', linestyle=':', linewidth=1)
+  axes.axvline(0, color='0.6', linestyle=':', linewidth=1)
+  axes.set(
+    xlabel='evidence: right minus left cue spikes',
+    ylabel="share of 'right' (95 % interval)",
+    ylim=(-0.03, 1.03),
+  )
+  axes.spines[['top', 'right']].set_visible(False)
+  axes.legend(frameon=False, fontsize=8)
+  canvas.savefig(path, dpi=150)
+
+
+def _main(argv: list[str]) -> None:
+  del argv
+  with commandline.bad_input():
+    run, state, _ = evaluate.restore(_WORKDIR.value)
+    if run.task.spec.name != 'evidence_accumulation':
+      raise ValueError(
+        f'{_WORKDIR.value} is a run of {run.task.spec.name}; the psychometric '
+        'curve is one of evidence_accumulation.'
+      )
+  answers = {}
+  for name, evaluation in run.task.evaluations.items():
+    keys = run.keys.held_out, run.keys.held_out_noise
+    scored = evaluate.score(run.learner, state, run.task, evaluation, *keys)
+    answers[name] = scored[1:]
+  path = pathlib.Path(_WORKDIR.value) / 'figures' / 'psychometric.png'
+  draw(answers, path)
+  print(f'wrote {path}')
+
+
+if __name__ == '__main__':
+  _WORKDIR = flags.DEFINE_string(
+    'workdir', None, 'Folder of the run to draw.', required=True
+  )
+  commandline.run(_main)

@@ -1,0 +1,101 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Space and time: how the cells of one tissue come to their fates."""
+
+import pathlib
+
+import jax.numpy as jnp
+import numpy as np
+from matplotlib import figure, ticker
+
+from bionet_core import surrogate
+from bionet_tasks import cell_fate
+from experiments import judgement
+from experiments.figures import patterns
+
+
+def arguments(judged: judgement.Judged):
+  """Of the runs that have patterns and whose inputs begin with dt.
+
+  One replicate is taken, since all of them are tens of megabytes: the first
+  that ends in the trained tissue's most frequent pattern.
+  """
+  found = patterns.arguments(judged)
+  if found is None or judged.run.task.spec.input_shape != (2,):
+    return None
+  described = judged.evaluations['held_out']['described']['trained']
+  frequent = max(
+    described[cell_fate.PATTERNS].items(), key=lambda item: item[1]
+  )
+  wanted = [float(fate) for fate in frequent[0]]
+  fates = np.asarray(surrogate.fates(judged.outputs[-1]))
+  first = int(np.argmax(np.all(fates == wanted, axis=1)))
+  return (
+    np.asarray(judged.trials.inputs[:, first, 0]),
+    np.asarray(judged.untrained_outputs[:, first]),
+    np.asarray(judged.outputs[:, first]),
+    first,
+  )
+
+
+def draw(
+  dts: np.ndarray,
+  untrained: np.ndarray,
+  trained: np.ndarray,
+  replicate: int,
+  path: pathlib.Path,
+) -> None:
+  """Draws the states of all cells over time, before and after training.
+
+  A third panel shows the trained tissue until its fates stand, where that is
+  too soon to be seen in the whole.
+
+  Args:
+    dts: time step of each step, `[T]`.
+    untrained: states `[T, N]` of one replicate of the untrained tissue.
+    trained: the same replicate, with the same noise, of the trained one.
+    replicate: its number.
+    path: the PNG to write.
+  """
+  panels = [('untrained', untrained), ('trained', trained)]
+  settled = settling(trained)
+  shown = max(2 * settled, 10)
+  if 4 * shown < len(trained):
+    panels.append(('trained, the beginning', trained[:shown]))
+  canvas = figure.Figure(
+    figsize=(8.5, 0.6 + 2 * len(panels)), layout='constrained'
+  )
+  rows = canvas.subplots(len(panels), 1)
+  for axes, (title, states) in zip(rows, panels, strict=True):
+    num_steps, num_cells = states.shape
+    image = axes.imshow(
+      states.T,
+      aspect='auto',
+      interpolation='nearest',
+      cmap='cividis',
+      vmin=0,
+      vmax=1,
+      extent=(0, float(np.sum(dts[:num_steps])), num_cells + 0.5, 0.5),
+    )
+    fates = np.asarray(surrogate.fates(jnp.asarray(states[-1]))).astype(int)
+    pattern = ''.join(map(str, fates))
+    axes.set_title(f'{title}: {pattern}', fontsize=10)
+    axes.set_ylabel('cell')
+    axes.yaxis.set_major_locator(ticker.MaxNLocator(integer=True))
+    right = axes.secondary_yaxis('right')
+    right.set_yticks(range(1, num_cells + 1), [str(fate) for fate in fates])
+    right.tick_params(length=0, labelsize=8)
+  rows[-1].set_xlabel(f'time, in steps of {np.max(dts):.3g}')
+  canvas.colorbar(image, ax=rows.tolist(), label='state (fate 1 from .5 on)')
+  canvas.suptitle(
+    f'Held-out replicate {replicate}: states over time, final fates beside',
+    fontsize=10,
+  )
+  canvas.savefig(path, dpi=150)
+
+
+def settling(states: np.ndarray) -> int:
+  """Steps after which the fates of states `[T, N]` never change again."""
+  fates = np.asarray(surrogate.fates(jnp.asarray(states)))
+  same = np.all(fates == fates[-1], axis=1)
+  differs = np.flatnonzero(~same)
+  return int(differs[-1]) + 1 if differs.size else 0
