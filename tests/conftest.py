@@ -1,7 +1,21 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What must be set before the first JAX call of any test."""
+"""What must be set before the first JAX call of any test.
+
+Programs that several tests share are compiled once: the tests' arrays are tiny,
+and they compile for longer than they run. JAX's own cache of compiled programs
+is on; what is equal is found in it, and what is not misses it. It is each
+worker's own, since JAX writes its files in place, where another process could
+read half of one; between tests, when all are whole, workers link theirs to each
+other. It begins empty, or with what is in the folder that the environment names
+as BIONET_TEST_CACHE, which also keeps what is new: for several runs in a row.
+"""
+
+import contextlib
+import os
+import pathlib
 
 import jax
+import pytest
 
 jax.config.update('jax_num_cpu_devices', 4)
 jax.config.update('jax_numpy_rank_promotion', 'raise')
@@ -12,3 +26,41 @@ except ImportError:  # tests/core runs where bionet_core alone is installed
   pass
 else:
   flags.FLAGS.mark_as_parsed()
+
+
+@pytest.fixture(scope='session')
+def of_all_workers(tmp_path_factory):
+  """A folder that all workers share."""
+  root = tmp_path_factory.getbasetemp()
+  if 'PYTEST_XDIST_WORKER' in os.environ:  # a worker's own is in that of all
+    root = root.parent
+  return root
+
+
+@pytest.fixture(scope='session', autouse=True)
+def compiled(tmp_path_factory):
+  """The worker's folder of compiled programs."""
+  folder = tmp_path_factory.mktemp('compiled')
+  jax.config.update('jax_compilation_cache_dir', str(folder))
+  jax.config.update('jax_persistent_cache_min_compile_time_secs', 0)
+  jax.config.update('jax_persistent_cache_min_entry_size_bytes', 0)
+  # Else the folder's path is part of every program's name in it.
+  jax.config.update('jax_persistent_cache_enable_xla_caches', 'none')
+  return folder
+
+
+@pytest.fixture(autouse=True)
+def exchanged(compiled, of_all_workers):
+  """Programs that other workers have compiled by now, and back."""
+  kept = os.environ.get('BIONET_TEST_CACHE')
+  shared = pathlib.Path(kept) if kept else of_all_workers / 'compiled'
+  shared.mkdir(exist_ok=True, parents=True)
+  _link(shared, compiled)
+  yield
+  _link(compiled, shared)
+
+
+def _link(source: pathlib.Path, target: pathlib.Path) -> None:
+  for name in set(os.listdir(source)) - set(os.listdir(target)):
+    with contextlib.suppress(FileExistsError):
+      os.link(source / name, target / name)

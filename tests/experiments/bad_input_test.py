@@ -8,10 +8,16 @@ cases run as `python -m experiments.train` would, in forks of one process.
 import json
 import os
 import pathlib
+import shutil
 import subprocess
 import sys
 
 import pytest
+
+from bionet_learners.training import checkpoints
+from experiments import build, updates
+from experiments import workdir as workdirs
+from experiments.configs import copying as copying_config
 
 REPO = pathlib.Path(__file__).parents[2]
 FORK_RUNS = pathlib.Path(__file__).with_name('fork_runs.py')
@@ -116,7 +122,7 @@ TRAIN = {
   ),
   'unknown variant': (
     ['--config=experiments/configs/copying.py:smok'],
-    ["no variant 'smok'", "Did you mean 'smoke'?", 'bptt, smoke'],
+    ["no variant 'smok'", "Did you mean 'smoke'?", 'bptt, quickstart_bptt'],
   ),
   'unknown config file': (
     ['--config=experiments/configs/copyin.py'],
@@ -184,7 +190,93 @@ TRAIN = {
   ),
   'unknown schedule': (
     [COPYING, '--config.optimizer.schedule=cosin'],
-    ["optimizer.schedule is 'cosin'", 'constant or cosine'],
+    ["optimizer.schedule is 'cosin'", 'constant, cosine, linear'],
+  ),
+  'negative warm-up': (
+    [COPYING, '--config.optimizer.warmup=-1'],
+    ['optimizer.warmup is -1', '0 or more'],
+  ),
+  'warm-up longer than the run': (
+    [COPYING, '--config.optimizer.warmup=7'],
+    ['optimizer.warmup is 7 steps of 6', 'end before the run does'],
+  ),
+  'accumulate': (
+    [COPYING, '--config.optimizer.accumulate=0'],
+    ['optimizer.accumulate is 0', '1 is the least'],
+  ),
+  'devices that do not divide the batch': (
+    [COPYING, '--config.devices=3'],
+    ['batch_size is 8', '3 devices cannot share equally', '6 would do'],
+  ),
+  'too few devices': (
+    [COPYING, '--config.devices=8'],
+    [
+      'devices is 8, and there are 4 devices here.',
+      'XLA_FLAGS=--xla_force_host_platform_device_count=8',
+    ],
+  ),
+  'no devices': ([COPYING, '--config.devices=0'], ['devices is 0']),
+  'negative patience': (
+    [COPYING, '--config.early_stopping.patience=-1'],
+    ['patience is -1', '0 or more'],
+  ),
+  'negative least improvement': (
+    [COPYING, '--config.early_stopping.min_delta=-.5'],
+    ['min_delta -0.5', '0 or more'],
+  ),
+  'least improvement that is no number': (
+    [COPYING, '--config.early_stopping.min_delta=nan'],
+    ['min_delta', 'nan'],
+  ),
+  'checkpoint_every': (
+    [COPYING, '--config.checkpoint_every=-1'],
+    ['checkpoint_every is -1', '0 (only at the end) or more'],
+  ),
+  'keep_last': (
+    [COPYING, '--config.keep_last=0'],
+    ['keep_last is 0', 'at least 1'],
+  ),
+  'keep_best that is no yes or no': (
+    [COPYING, '--config.keep_best=perhaps'],
+    ['keep_best', 'perhaps'],
+  ),
+  'precision that is no policy': (
+    [COPYING, '--config.precision=bfloat17'],
+    ["precision is 'bfloat17'", 'a policy such as', 'compute=bfloat16'],
+  ),
+  'precision of no known type': (
+    [COPYING, '--config.precision=params=float32,compute=float9,output=float9'],
+    ["precision is 'params=float32,compute=float9", 'must be a policy'],
+  ),
+  'precision that needs loss scaling': (
+    [
+      COPYING,
+      '--config.precision=params=float32,compute=float16,output=float32',
+    ],
+    ['float16 needs loss scaling', 'bfloat16'],
+  ),
+  'init_from where nothing is': (
+    [COPYING, '--config.init_from=TMP/nothing'],
+    ['TMP/nothing holds no run', 'config.json'],
+  ),
+  'init_from a run without a checkpoint': (
+    [COPYING, '--config.init_from=TMP/bare'],
+    ['TMP/bare has no checkpoint'],
+  ),
+  'init_from a run of another shape': (
+    [COPYING, '--config.init_from=TMP/narrow'],
+    [
+      'init_from TMP/narrow: params gru/b is float32[12]',
+      'float32[24] is needed',
+    ],
+  ),
+  'probe of a trial that is not there': (
+    [COPYING, '--probe=0,20'],
+    ["--probe: '20' is no held-out trial", 'from 0 to 19'],
+  ),
+  'probe of no trial': (
+    [COPYING, '--probe=first'],
+    ["--probe: 'first' is no held-out trial", 'from 0 to 19'],
   ),
   'no length': (
     [COPYING, '--config.num_steps=0'],
@@ -315,18 +407,69 @@ OTHERS = {
     ['experiments.train', COPYING, '--workdir=TMP/file/run'],
     ['TMP/file/run', 'Not a directory'],
   ),
-  'workdir of an unfinished run': (
-    ['experiments.train', COPYING, '--workdir=TMP/unfinished'],
-    ['--workdir=TMP/unfinished holds an unfinished run'],
+  'workdir of an unfinished run of another config': (
+    ['experiments.train', COPYING, '--workdir=TMP/narrow'],
+    [
+      '--workdir=TMP/narrow holds a run of another config',
+      'network.hidden is 4 there and 8 here.',
+      'Choose another folder',
+      '--config.init_from=TMP/narrow',
+    ],
   ),
-  'workdir of a finished run': (
-    ['experiments.train', COPYING, '--workdir=TMP/finished'],
-    ['--workdir=TMP/finished holds a finished run'],
+  'workdir of a finished run of another config': (
+    [
+      'experiments.train',
+      COPYING,
+      '--workdir=TMP/finished',
+      '--config.seed=3',
+      '--config.network.hidden=5',
+      '--config.task.time_lag=1',
+    ],
+    [
+      '--workdir=TMP/finished holds a run of another config',
+      'network.hidden is 8 there and 5 here, and 2 more.',
+    ],
+  ),
+  'workdir of a run of another experiment': (
+    ['experiments.train', PROTOTYPES, '--workdir=TMP/finished'],
+    ['--workdir=TMP/finished holds a run of another config', 'more.'],
+  ),
+  'workdir that another process runs in': (
+    ['experiments.train', COPYING, '--workdir=TMP/busy'],
+    ['--workdir=TMP/busy: a process runs there now'],
+  ),
+  'workdir of a run whose config cannot be read': (
+    ['experiments.train', COPYING, '--workdir=TMP/mangled'],
+    ['TMP/mangled/config.json'],
+  ),
+  'only checkpoint is damaged': (
+    ['experiments.train', COPYING, '--workdir=TMP/damaged'],
+    ['none of the checkpoints [4] in', 'TMP/damaged/checkpoints', 'delete'],
+  ),
+  'evaluate a damaged checkpoint': (
+    ['experiments.evaluate', '--workdir=TMP/damaged'],
+    ['none of the checkpoints [4] in', 'TMP/damaged/checkpoints'],
+  ),
+  'evaluate where no checkpoint is': (
+    ['experiments.evaluate', '--workdir=TMP/bare'],
+    ['TMP/bare has no checkpoint'],
+  ),
+  'evaluate the best where none was evaluated': (
+    ['experiments.evaluate', '--workdir=TMP/narrow', '--which=best'],
+    ['TMP/narrow has no checkpoint that was evaluated'],
+  ),
+  'evaluate a checkpoint that has no name': (
+    ['experiments.evaluate', '--workdir=TMP/narrow', '--which=wrost'],
+    ['--which=wrost', 'last|best'],
+  ),
+  'evaluate with a probe that is not there': (
+    ['experiments.evaluate', '--workdir=TMP/narrow', '--probe=20'],
+    ["--probe: '20' is no held-out trial", 'from 0 to 19'],
   ),
   'evaluate without a workdir': (['experiments.evaluate'], ['--workdir']),
   'evaluate where nothing is': (
     ['experiments.evaluate', '--workdir=TMP/nothing'],
-    ['--workdir=TMP/nothing holds no run', 'config.json'],
+    ['TMP/nothing holds no run', 'config.json'],
   ),
   'bench without a suite': (['experiments.bench'], ['--suite']),
   'unknown suite': (
@@ -368,38 +511,63 @@ def folder(tmp_path_factory):
   (folder / 'unimportable.py').write_text('import not_there_at_all\n')
   (folder / 'broken_config.py').write_text('def get_config(:\n')
   (folder / 'file').write_text('a regular file\n')
-  for name in ('unfinished', 'finished'):
-    (folder / name).mkdir()
-    (folder / name / 'config.json').write_text('{}\n')
+  _run(folder / 'bare')
+  _run(folder / 'narrow', 4, hidden=4)
+  _run(folder / 'damaged', 4)
+  _damage(folder / 'damaged' / 'checkpoints' / 'checkpoint_4')
+  _run(folder / 'mangled')
+  (folder / 'mangled' / 'config.json').write_text('{"config":')
+  _run(folder / 'finished')
   (folder / 'finished' / 'result.json').write_text('{}\n')
-  return folder
+  with workdirs.locked(folder / 'busy'):
+    yield folder
+
+
+def _run(path: pathlib.Path, step: int = 0, *, hidden: int = 8) -> None:
+  """What an unfinished run of copying:smoke left, saved after `step`."""
+  config = copying_config.get_config('smoke')
+  config.network.hidden = hidden
+  run = build.build(config)
+  with workdirs.locked(path):
+    workdirs.create(path, config, run.task.spec)
+    if step:
+      state = updates.init(run)
+      checkpoints.save_checkpoint(state, path / 'checkpoints', step)
+
+
+def _damage(path: pathlib.Path) -> None:
+  """Flips one bit of a checkpoint's largest file."""
+  file = max(path.rglob('*'), key=lambda p: p.stat().st_size * p.is_file())
+  content = bytearray(file.read_bytes())
+  content[len(content) // 2] ^= 1
+  file.write_bytes(content)
 
 
 @pytest.fixture(scope='module')
-def results(folder):
-  """`({case: its result}, {file: content} afterwards, and before)`."""
-  before = _content(folder)
-  cases = [
-    [argument.replace('TMP', str(folder)) for argument in arguments]
-    for arguments, _ in CASES.values()
-  ]
-  path = os.pathsep.join([str(REPO), str(folder)])
-  answer = subprocess.run(
+def start(folder):
+  """`arguments -> result` of a run that is started in the folder."""
+  with subprocess.Popen(
     [sys.executable, FORK_RUNS],
     cwd=folder,
-    input=json.dumps([_from(REPO, case) for case in cases]),
     env={
       **os.environ,
-      'PYTHONPATH': path,
+      'PYTHONPATH': os.pathsep.join([str(REPO), str(folder)]),
       'PYTHONDONTWRITEBYTECODE': '1',
       'JAX_PLATFORMS': 'cpu',
+      'XLA_FLAGS': '--xla_force_host_platform_device_count=4',
     },
-    capture_output=True,
+    stdin=subprocess.PIPE,
+    stdout=subprocess.PIPE,
     text=True,
-    check=True,
-  )
-  found = dict(zip(CASES, json.loads(answer.stdout), strict=True))
-  return found, _content(folder), before
+  ) as server:
+
+    def start(arguments):
+      case = [a.replace('TMP', str(folder)) for a in arguments]
+      server.stdin.write(json.dumps(_from(REPO, case)) + '\n')
+      server.stdin.flush()
+      return json.loads(server.stdout.readline())
+
+    yield start
 
 
 def _from(root: pathlib.Path, arguments: list[str]) -> list[str]:
@@ -417,23 +585,24 @@ def _content(folder: pathlib.Path) -> dict[str, bytes]:
 
 
 @pytest.mark.parametrize('name', CASES)
-def test_one_line_says_what_is_wrong(name, results, folder):
-  """Truth: the words of the table; status 2; one line; nothing printed."""
-  result = results[0][name]
+def test_one_line_says_what_is_wrong(name, start, folder):
+  """Truth: the words of the table; status 2; one line; nothing written.
+
+  The folder, in which the case also runs, is compared before and after.
+  """
+  arguments, words = CASES[name]
+  shutil.rmtree(folder / 'run', ignore_errors=True)  # of a case that failed
+  before = _content(folder)
+  result = start(arguments)
   error = result['stderr']
   assert error.startswith('error: ') and error.count('\n') == 1, error
   assert error.endswith('\n')
   assert result['status'] == 2
   assert result['stdout'] == ''
-  for word in CASES[name][1]:
+  for word in words:
     word = word.replace('TMP', str(folder))
     assert word in error.replace(f'{REPO}/', ''), error
-
-
-def test_nothing_was_written(results):
-  """Truth: the folder, which is also where all cases ran, before and after."""
-  _, after, before = results
-  assert after == before
+  assert _content(folder) == before
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,7 @@ import pytest
 from scipy import stats
 
 from bionet_tasks import digits
-from experiments import bench, build, evaluate, train
+from experiments import bench, build, evaluate, updates
 from experiments.configs import prototypes as configs
 from experiments.suites import accuracy
 
@@ -94,7 +94,7 @@ def test_held_out_is_what_a_run_reports():
     configs.get_config('smoke'), {'num_steps': 5, 'num_epochs': 0}, 0
   )
   run = build.build(configs.get_config('smoke'))
-  advance, state = train.make_advance(run), train.init(run)
+  advance, state = updates.make_advance(run), updates.init(run)
   for step in range(5):
     state, _ = advance(state, jnp.int32(step), 1)
   _, outputs, trials = evaluate.score(

@@ -5,9 +5,11 @@ Truth: which kind of dynamics each rule takes, written out here; optimizers
 against their formulas in NumPy.
 """
 
+import importlib
 import itertools
 import math
 
+import chex
 import jax
 import jax.numpy as jnp
 import ml_collections
@@ -16,50 +18,119 @@ import pytest
 
 from bionet_core import plugins
 from bionet_tasks import base as tasks
-from experiments import build, train
+from experiments import build, optimizers, updates
 from experiments.configs import compose
 from experiments.configs import copying as configs_copying
 
 # Small sizes of every plugin; a new one has to enter here.
 TASKS = {
+  'cell_fate': {
+    'num_cells': 3,
+    'dt': 0.1,
+    'duration': 0.5,
+    'num_held_out': 6,
+    'held_out_dt': 0.1,
+    'held_out_duration': 0.5,
+  },
+  'adding': {'length': 3, 'num_held_out': 4},
   'copying': {'num_symbols': 2, 'time_lag': 1, 'num_held_out': 4},
+  'delayed_match': {'delay': 1, 'num_held_out': 4},
+  'delayed_xor': {'delay': 1, 'num_held_out': 4},
   'digits': {},
+  'evidence_accumulation': {
+    'num_cues': 1,
+    'dt': 50.0,
+    'delay_ms': 50.0,
+    'recall_ms': 50.0,
+    'cue_rate': 20.0,
+    'num_held_out': 4,
+  },
+  'flip_flop': {'length': 4, 'num_held_out': 4},
+  'lorenz': {'length': 4, 'num_held_out': 4},
   'prototypes': {
     'num_prototypes': 3,
     'dim': 6,
     'num_data': 12,
     'num_held_out': 6,
   },
+  'sequential_digits': {},
+  'store_recall': {'delay': 1, 'min_delay': 0, 'num_held_out': 4},
+  'temporal_parity': {'num_bits': 2, 'min_bits': 1, 'num_held_out': 4},
 }
 CELLS = {
   'gru': {'hidden': 4},
+  'leaky': {'hidden': 4},
+  'lru': {'hidden': 4},
   'lstm': {'hidden': 4},
+  'min_gru': {'hidden': 4},
+  'spiking': {'hidden': 4, 'scale_in': 3.0},
+  'tissue': {'hidden': (4,)},
   'vanilla_rnn': {'hidden': 4},
 }
 NETWORKS = {'asymmetric': {'hidden': 4}}
+# Cells that say the density of what they draw.
+NOISY = {'tissue': CELLS['tissue']}
+# Cells that run tasks whose trials are scored each by itself.
+RECURRENT = {name: sizes for name, sizes in CELLS.items() if name != 'tissue'}
 LEARNERS = {
   'bptt': {},
+  'd_rtrl': {'window': 2},
+  'e_prop': {'window': 2},
+  'evolution': {'population_size': 4, 'elites': 2},
+  'evosax': {'population_size': 4},
   'local_plasticity': {'clamped': 2, 'free': 2, 'evaluation_sweeps': 2},
+  'open_es': {'population_size': 4},
+  'pp_prop': {},
+  'rflo': {'window': 2},
+  'rtrl': {},
+  'score_function': {},
+  'snap': {},
+  'three_factor': {'window': 2},
+  'truncated_bptt': {'window': 2},
+  'uoro': {},
 }
+ANY_CELL = (
+  *('bptt', 'evolution', 'evosax', 'open_es', 'rtrl', 'snap'),
+  *('truncated_bptt', 'uoro', 'd_rtrl', 'e_prop', 'pp_prop', 'rflo'),
+)
 
-# The dynamics that a learner takes, and the tasks that dynamics can run.
-TAKES = {'bptt': CELLS, 'local_plasticity': NETWORKS}
+# The dynamics that a learner takes.
+TAKES = {
+  **dict.fromkeys(ANY_CELL, CELLS),
+  'local_plasticity': NETWORKS,
+  'score_function': NOISY,
+  'three_factor': RECURRENT,
+}
 STATIC = ('digits', 'prototypes')
+# Tasks of trials over time that any recurrent cell runs.
+SEQUENCES = tuple(sorted({*TASKS} - {'cell_fate', *STATIC}))
+# Cells that read their inputs as something: they run one task alone.
+RUNS = {'tissue': ('cell_fate',)}
 
 PRODUCT = list(itertools.product(TASKS, (*CELLS, *NETWORKS), LEARNERS))
 
 
 def _fits(task: str, network: str, learner: str) -> bool:
-  runs = network in CELLS or task in STATIC
-  return network in TAKES[learner] and runs
+  if network in NETWORKS:
+    runs = STATIC
+  else:
+    runs = RUNS.get(network, (*SEQUENCES, *STATIC))
+  return network in TAKES[learner] and task in runs
 
 
 COMPATIBLE = [case for case in PRODUCT if _fits(*case)]
-# Each learner on each of its tasks, and each cell once; the others are slow.
+# Every learner on every task that its dynamics run, on one of them, and on
+# every one of its dynamics, on one task.
+TRAINED = [
+  (task, network, learner)
+  for task, network, learner in COMPATIBLE
+  if task == 'copying' or network in ('vanilla_rnn', 'tissue', 'asymmetric')
+]
+# Each learner; the others are slow, but for the tasks, whose experiments run.
 DEFAULT = {
-  *(('copying', cell, 'bptt') for cell in CELLS),
-  *((task, 'vanilla_rnn', 'bptt') for task in TASKS),
-  *((task, 'asymmetric', 'local_plasticity') for task in STATIC),
+  *(('copying', 'vanilla_rnn', name) for name in (*ANY_CELL, 'three_factor')),
+  *(('cell_fate', 'tissue', name) for name in ('bptt', 'score_function')),
+  ('digits', 'asymmetric', 'local_plasticity'),
 }
 
 
@@ -101,14 +172,13 @@ def test_every_plugin_is_in_the_table(group, table):
   assert sorted(table) == plugins.names(group, builtin)
 
 
-def test_every_learner_trains_every_task_of_its_dynamics():
-  """Truth: a cell runs every task, a network every static one."""
-  for learner, takes in TAKES.items():
-    tasks = TASKS if takes is CELLS else STATIC
-    trained = {task for task, _, name in DEFAULT if name == learner}
-    assert trained == set(tasks)
-  assert set(COMPATIBLE) >= DEFAULT
-  assert {network for _, network, _ in DEFAULT} == {*CELLS, *NETWORKS}
+def test_the_cases_reach_every_pair():
+  """Truth: what fits, by learner and task, and by learner and dynamics."""
+  for a, b in ((0, 2), (1, 2)):
+    pairs = {(case[a], case[b]) for case in COMPATIBLE}
+    assert pairs == {(case[a], case[b]) for case in TRAINED}
+  assert set(TRAINED) >= DEFAULT
+  assert {learner for _, _, learner in DEFAULT} == set(LEARNERS)
 
 
 @pytest.mark.parametrize(
@@ -119,17 +189,17 @@ def test_every_learner_trains_every_task_of_its_dynamics():
       id='-'.join(case),
       marks=[] if case in DEFAULT else pytest.mark.slow,
     )
-    for case in COMPATIBLE
+    for case in TRAINED
   ],
 )
 def test_what_fits_trains(case):
   """Truth: an update changes parameters, keeps constants, and is finite.
 
-  Over several steps it changes every parameter; in a single one nothing recurs,
-  and a margin may be met.
+  A gradient over several steps changes every parameter; in a single one nothing
+  recurs, and a margin may be met. Biases are 0 in all of a first generation.
   """
   run = build.build(_config(*case))
-  state = train.init(run)
+  state = updates.init(run)
   before, constants = _bits(state.params), _bits(state.constants)
   trials = run.task.sample(run.keys.data, jnp.arange(run.batch_size))
   update = jax.jit(run.learner.update)
@@ -138,37 +208,92 @@ def test_what_fits_trains(case):
   assert all(math.isfinite(value) for value in metrics.values())
   assert all(np.all(np.isfinite(x)) for x in jax.tree.leaves(state.params))
   changed = [a != b for a, b in zip(before, _bits(state.params), strict=True)]
-  assert any(changed) if case[0] in STATIC else all(changed)
+  everything = case[0] not in STATIC and case[2] in ('bptt', 'rtrl')
+  assert all(changed) if everything else any(changed)
   assert _bits(state.constants) == constants
   assert int(state.step) == 1
 
 
+NETWORK_FOR_A_CELL = r'takes a Cell, and got a RelaxationNetwork'
+MISFITS = {
+  **{
+    ('digits', 'asymmetric', name): (TypeError, name + ' ' + NETWORK_FOR_A_CELL)
+    for name in LEARNERS
+    if name != 'local_plasticity'
+  },
+  ('digits', 'gru', 'local_plasticity'): (
+    TypeError,
+    'local_plasticity takes a RelaxationNetwork, and got a Cell',
+  ),
+  ('copying', 'gru', 'score_function'): (
+    TypeError,
+    'this Cell has no log_density',
+  ),
+  # Both have 5 steps: 2 symbols, a lag of 1, 2 answers; a duration of 5 dt.
+  ('copying', 'asymmetric', 'local_plasticity'): (
+    ValueError,
+    r'relaxation network takes static trials \(T = 1\).*T = 5',
+  ),
+  # What chex says of the inputs.
+  ('copying', 'tissue', 'bptt'): (AssertionError, r'\(3, 10\).*\(None, 2\)'),
+  # It asks for the loss of each trial alone.
+  ('cell_fate', 'tissue', 'three_factor'): (ValueError, 'a single replicate'),
+}
+"""One misfit of every kind: the error, and what its message says."""
+
+
+@pytest.mark.parametrize('case', MISFITS, ids='-'.join)
+def test_what_does_not_fit_says_what_would(case):
+  """Truth: the kinds of dynamics, by the names of their types."""
+  kind, message = MISFITS[case]
+  assert case not in COMPATIBLE
+  with pytest.raises(kind, match=message):
+    build.build(_config(*case))
+
+
+def _restarted(task='cell_fate', network='tissue', **settings):
+  config = _config(task, network, 'bptt')
+  config.restarts.update({'count': 3, 'num_trials': 4, **settings})
+  return config
+
+
+def test_restarts_are_set_in_the_config():
+  """Truth: the counts; the pick is one of three, judged on fresh draws.
+
+  Validation draws are no draws of an evaluation: the noise has another key.
+  """
+  run = build.build(_restarted(validate_every=2))
+  state = updates.trained(run)
+  copies = state.rule_state.shared
+  assert {len(x) for x in jax.tree.leaves(copies.params)} == {3}
+  assert bool(copies.trained) and run.rule is None
+  own = [
+    np.array_equal(copies.params[m][k][n], state.params[m][k])
+    for n in range(3)
+    for m, k in (('rate/~/linear_0', 'w'),)
+  ]
+  assert sum(own) <= 1
+  evaluation = run.task.evaluations['held_out']
+  index = jnp.arange(4)
+  trials = evaluation.sample(run.keys.held_out, index)
+  outputs = run.learner.predict(state, run.keys.held_out_noise, trials)
+  assert copies.score != run.task.metrics(outputs, trials)['utility']
+
+
 @pytest.mark.parametrize(
-  'case',
+  ('config', 'error', 'message'),
   [
-    pytest.param(case, id='-'.join(case))
-    for case in PRODUCT
-    if case not in COMPATIBLE
+    (_restarted('digits', 'gru'), ValueError, 'has none beside its data'),
+    (_restarted(evaluations=('half',)), KeyError, "Did you mean 'half_dt'"),
+    (_restarted(num_trials=0), ValueError, 'restarts.num_trials is 0'),
+    (_restarted(count=0), ValueError, 'restarts.count is 0'),
+    (_restarted(active=4), ValueError, 'restarts.active is 4'),
   ],
 )
-def test_what_does_not_fit_says_which_kinds_do(case):
-  """Truth: the kinds of dynamics, by the names of their types."""
-  task, network, learner = case
-  kinds = ('Cell', 'RelaxationNetwork')
-  with pytest.raises((TypeError, ValueError)) as error:
-    build.build(_config(*case))
-  message = str(error.value)
-  if network in TAKES[learner]:  # the dynamics fit the rule, not the task
-    assert task not in STATIC
-    assert error.type is ValueError
-    assert 'relaxation network takes static trials (T = 1)' in message
-    assert 'T = 5' in message  # 2 symbols, a lag of 1, 2 answers
-  else:
-    needed, got = kinds if TAKES[learner] is CELLS else reversed(kinds)
-    assert error.type is TypeError
-    assert learner in message
-    assert needed in message.split('got')[0]
-    assert f'got a {got}' in message
+def test_restarts_that_cannot_be_are_refused(config, error, message):
+  """Truth: the messages."""
+  with pytest.raises(error, match=message):
+    build.build(config)
 
 
 @pytest.mark.parametrize('settings', [{'every': 2}, {'carry': True}])
@@ -178,6 +303,21 @@ def test_the_schedule_is_the_learners_not_the_rules(settings):
   config.learner.update(settings)
   run = build.build(config)
   assert run.learner.partition == 'trials'
+
+
+def test_precision_is_of_what_is_computed_and_not_of_what_is_kept():
+  """Truth: the types that the policy names, by hand."""
+  config = _config('copying', 'gru', 'bptt')
+  config.precision = 'params=float32,compute=bfloat16,output=float32'
+  run = build.build(config)
+  state = jax.eval_shape(lambda: updates.init(run))
+  assert {str(x.dtype) for x in jax.tree.leaves(state.params)} == {'float32'}
+  assert state.rule_state.per_trial.state.dtype == jnp.bfloat16
+  trials = jax.eval_shape(run.task.sample, run.keys.data, jnp.arange(3))
+  outputs = jax.eval_shape(run.learner.predict, state, run.keys.noise, trials)
+  assert outputs.dtype == jnp.float32
+  after, _ = jax.eval_shape(run.learner.update, state, run.keys.noise, trials)
+  chex.assert_trees_all_equal_dtypes(after, state)
 
 
 def test_epochs_are_counted_in_updates():
@@ -249,6 +389,105 @@ def test_compose_shows_settings_without_a_default(monkeypatch):
 
 
 ################################################################################
+# Factories of other packages
+
+THIRD = """\
+import jax
+import jax.numpy as jnp
+
+from bionet_learners import base, bptt
+
+handed = []
+
+
+def rule(cell, loss, *, devices=base.ONE, remat: bool = False):
+  handed.append(devices.count)
+  return bptt.bptt(cell, loss, remat=remat)
+
+
+def guesser(cell, loss, *, scale: float = 0.1):
+  # No rule at all: draws its parameters anew at every update.
+  def init(key, trials):
+    del key
+    params = {'w': jnp.zeros(trials.inputs.shape[-1])}
+    state = base.RuleState(shared=(), per_trial=())
+    return base.LearnerState(params, {}, state, (), jnp.int32(0))
+
+  def update(state, key, trials):
+    key = jax.random.fold_in(key, state.step)
+    w = scale * jax.random.normal(key, state.params['w'].shape)
+    return state._replace(params={'w': w}, step=state.step + 1), {
+      'loss': jnp.sum(w**2)
+    }
+
+  def predict(state, key, trials):
+    del key
+    return trials.inputs * state.params['w'][None, None]
+
+  return base.Learner(init, update, predict)
+"""
+
+
+@pytest.fixture(scope='module')
+def third(tmp_path_factory):
+  """The module above, found by its name."""
+  folder = tmp_path_factory.mktemp('third')
+  (folder / 'third_of_build.py').write_text(THIRD)
+  with pytest.MonkeyPatch.context() as patch:
+    patch.syspath_prepend(folder)
+    yield importlib.import_module('third_of_build')
+
+
+def _third(factory: str):
+  config = compose.get_config(f'copying,gru,third_of_build:{factory}')
+  config.batch_size, config.num_steps, config.network.hidden = 4, 3, 4
+  config.task.update(TASKS['copying'])
+  return config.lock()
+
+
+@pytest.mark.parametrize('count', [1, 2])
+def test_a_factory_that_takes_devices_is_handed_them(count, third):
+  """Truth: the config's number; no config names them."""
+  config = _third('rule')
+  assert 'devices' not in config.learner
+  config.devices = count
+  third.handed.clear()
+  run = build.build(config)
+  assert run.devices == third.handed[-1] == count
+  assert run.rule is not None
+
+
+def test_no_config_sets_what_is_handed(third):
+  """Truth: the words a user reads; `remat` is a setting of the factory."""
+  config = _third('rule')
+  config.learner.remat = True
+  build.build(config)
+  with config.unlocked():
+    config.learner.devices = 3
+  with pytest.raises(TypeError, match=r'learner\.devices is no setting of'):
+    build.build(config)
+
+
+def test_a_learner_that_is_made_of_no_rule_trains(third):
+  """Truth: the draws of its three updates, by hand; no optimizer is there."""
+  config = _third('guesser')
+  config.learner.scale = 0.5
+  run = build.build(config)
+  assert run.rule is None
+  state = updates.place(run, updates.init(run))
+  state, [part] = updates.make_advance_between(run)(state, 0, run.num_steps)
+  drawn = [
+    0.5 * jax.random.normal(jax.random.fold_in(run.keys.noise, step), (10,))
+    for step in range(3)
+  ]
+  np.testing.assert_allclose(state.params['w'], drawn[-1], rtol=1e-6)
+  losses = [float(jnp.sum(w**2)) for w in drawn]
+  np.testing.assert_allclose(part.values['loss'], losses, rtol=1e-5)
+  assert int(state.step) == 3 and state.opt_state == ()
+  assert not np.any(part.values['learning_rate'])
+
+
+################################################################################
 # The optimizer
 
 _PARAMS = {
@@ -269,6 +508,8 @@ def _settings(**changes) -> ml_collections.ConfigDict:
       'name': 'sgd',
       'learning_rate': 0.5,
       'schedule': 'constant',
+      'warmup': 0,
+      'accumulate': 1,
       'clip_norm': 0.0,
       **changes,
     }
@@ -277,13 +518,13 @@ def _settings(**changes) -> ml_collections.ConfigDict:
 
 def _descend(settings, num_updates=1):
   """The updates of a constant gradient, one after the other."""
-  optimizer = build.make_optimizer(settings, _STEPS, _PARAMS)
-  state, params, all_updates = optimizer.init(_PARAMS), _PARAMS, []
+  optimizer, _ = optimizers.make_optimizer(settings, _STEPS, _PARAMS)
+  state, params, taken = optimizer.init(_PARAMS), _PARAMS, []
   for _ in range(num_updates):
-    updates, state = optimizer.update(_GRADIENT, state, params)
-    params = jax.tree.map(jnp.add, params, updates)
-    all_updates.append(updates)
-  return all_updates, params
+    step, state = optimizer.update(_GRADIENT, state, params)
+    params = jax.tree.map(jnp.add, params, step)
+    taken.append(step)
+  return taken, params
 
 
 def _close(tree, scales):
@@ -297,11 +538,110 @@ def _close(tree, scales):
 
 def test_cosine_ends_at_zero():
   """Truth: rate (1 + cos(pi k / n)) / 2 at update k; 0 at k = n and after."""
-  all_updates, _ = _descend(_settings(schedule='cosine'), _STEPS + 2)
-  for k, updates in enumerate(all_updates):
+  taken, _ = _descend(_settings(schedule='cosine'), _STEPS + 2)
+  for k, step in enumerate(taken):
     rate = 0.25 * (1 + math.cos(math.pi * min(k, _STEPS) / _STEPS))
-    _close(updates, {'to1': rate, 'to2': rate})
-  assert all(not np.any(x) for x in jax.tree.leaves(all_updates[_STEPS]))
+    _close(step, {'to1': rate, 'to2': rate})
+  assert all(not np.any(x) for x in jax.tree.leaves(taken[_STEPS]))
+
+
+@pytest.mark.parametrize(
+  ('schedule', 'warmup', 'factors'),
+  [
+    ('linear', 0, [1, 3 / 4, 1 / 2, 1 / 4, 0, 0]),
+    ('linear', 2, [0, 1 / 2, 1, 1 / 2, 0, 0]),
+    ('constant', 3, [0, 1 / 3, 2 / 3, 1, 1, 1]),
+    # (1 + cos(pi k / 3)) / 2 once it is warm.
+    ('cosine', 1, [0, 1, 3 / 4, 1 / 4, 0, 0]),
+  ],
+)
+def test_a_schedule_after_a_warm_up(schedule, warmup, factors):
+  """Truth: the factors on the rate in a run of 4, and after it, by hand."""
+  settings = _settings(schedule=schedule, warmup=warmup)
+  taken, _ = _descend(settings, len(factors))
+  _, rate = optimizers.make_optimizer(settings, _STEPS, _PARAMS)
+  for k, factor in enumerate(factors):
+    _close(taken[k], {'to1': 0.5 * factor, 'to2': 0.5 * factor})
+    np.testing.assert_allclose(rate(k), 0.5 * factor, rtol=1e-6, atol=1e-7)
+
+
+def test_a_warm_up_has_to_end_before_the_run():
+  """Truth: 4 updates; a warm-up of 3 leaves one at the full rate."""
+  optimizers.make_optimizer(_settings(warmup=3), _STEPS, _PARAMS)
+  with pytest.raises(ValueError, match=r'warmup is 4 steps of 4'):
+    optimizers.make_optimizer(_settings(warmup=4), _STEPS, _PARAMS)
+
+
+def test_accumulated_gradients_make_one_step():
+  """Truth: zero, zero, and the mean gradient of three calls; then again.
+
+  The rate reported for a call is the one that its step is taken with.
+  """
+  settings = _settings(accumulate=3, schedule='linear')
+  optimizer, rate = optimizers.make_optimizer(settings, 6, _PARAMS)
+  state = optimizer.init(_PARAMS)
+  for call, share in enumerate([0, 3, 6, 0, 0, 3]):  # means: 3 and 1
+    gradient = jax.tree.map(lambda x, share=share: share * x, _GRADIENT)
+    step, state = optimizer.update(gradient, state, _PARAMS)
+    expected = {2: 3 * 0.5, 5: 1 * 0.25}.get(call, 0.0)  # linear: 1, then 1/2
+    _close(step, {'to1': expected, 'to2': expected})
+    np.testing.assert_allclose(rate(call), 0.5 if call < 3 else 0.25)
+
+
+def test_accumulating_is_a_larger_batch():
+  """Truth: half as many updates of twice the batch, by momentum SGD.
+
+  The trials are the same, and everything that counts steps of the optimizer
+  (momentum, the schedule, its warm-up, clipping) counts them alike.
+  """
+  states = []
+  for batch_size, num_steps, accumulate, warmup in ((4, 8, 2, 2), (8, 4, 1, 1)):
+    config = configs_copying.get_config('smoke')
+    config.batch_size, config.num_steps = batch_size, num_steps
+    with config.unlocked():
+      config.optimizer.update(
+        name='sgd',
+        learning_rate=0.5,
+        momentum=0.9,
+        clip_norm=0.1,
+        schedule='cosine',
+        warmup=warmup,
+        accumulate=accumulate,
+      )
+    states.append(updates.trained(build.build(config)))
+  parts, whole = (state.params for state in states)
+  chex.assert_trees_all_close(parts, whole, rtol=1e-5, atol=1e-6)
+  start = updates.init(build.build(config)).params
+  far = jax.tree.map(lambda a, b: jnp.max(jnp.abs(a - b)), whole, start)
+  assert min(jax.tree.leaves(far)) > 1e-3
+
+
+@pytest.mark.parametrize('schedule', ['constant', 'cosine', 'linear'])
+def test_the_rate_that_is_reported_is_the_one_applied(schedule):
+  """Truth: of plain SGD, the step's norm over the gradient's."""
+  config = configs_copying.get_config('smoke')
+  config.optimizer.name, config.optimizer.schedule = 'sgd', schedule
+  config.optimizer.clip_norm, config.optimizer.warmup = 0.0, 2
+  run = build.build(config)
+  state = updates.place(run, updates.init(run))
+  _, [part] = updates.make_advance_between(run)(state, 0, run.num_steps)
+  values = {name: np.asarray(x) for name, x in part.values.items()}
+  applied = values['update_norm'] / values['gradient_norm']
+  np.testing.assert_allclose(values['learning_rate'], applied, rtol=1e-5)
+  assert applied[0] == 0 and applied[2] == pytest.approx(1e-2)
+
+
+def test_a_warm_up_lasts_its_updates_with_updates_at_borders():
+  """Truth: the comment in base.py: warm-up is counted in updates.
+
+  Each has 3 windows, so the optimizer is called 3 times an update.
+  """
+  config = configs_copying.get_config('smoke')
+  config.num_steps, config.learner.every = 4, 3
+  config.optimizer.warmup = 2
+  rate = build.build(config).learning_rate
+  reported = [float(rate(update)) for update in range(4)]
+  np.testing.assert_allclose(reported, [0, 5e-3, 1e-2, 1e-2], rtol=1e-6)
 
 
 def test_cosine_lasts_as_long_as_the_run_with_updates_at_borders():
@@ -315,7 +655,7 @@ def test_cosine_lasts_as_long_as_the_run_with_updates_at_borders():
   config.optimizer.name, config.optimizer.schedule = 'sgd', 'cosine'
   run = build.build(config)
   assert run.task.spec.num_steps == 8
-  advance, state = train.make_advance(run), train.init(run)
+  advance, state = updates.make_advance(run), updates.init(run)
   for step in range(3):
     before = jax.tree.map(np.array, state.params)
     state, _ = advance(state, jnp.int32(step), 1)
@@ -327,16 +667,16 @@ def test_cosine_lasts_as_long_as_the_run_with_updates_at_borders():
 
 def test_each_module_has_its_rate():
   """Truth: plain descent, rate by rate."""
-  [updates], _ = _descend(_settings(rate_factors={'to2': 0.25}))
-  _close(updates, {'to1': 0.5, 'to2': 0.125})
+  [step], _ = _descend(_settings(rate_factors={'to2': 0.25}))
+  _close(step, {'to1': 0.5, 'to2': 0.125})
 
 
 def test_a_modules_rate_follows_the_schedule():
   """Truth: the cosine of each module's own peak, at update 1 of 4."""
   settings = _settings(schedule='cosine', rate_factors={'to2': 0.25})
-  updates = _descend(settings, 2)[0][1]
+  step = _descend(settings, 2)[0][1]
   share = (1 + math.cos(math.pi / 4)) / 2
-  _close(updates, {'to1': 0.5 * share, 'to2': 0.125 * share})
+  _close(step, {'to1': 0.5 * share, 'to2': 0.125 * share})
 
 
 @pytest.mark.parametrize('name', ['adam', 'adamw', 'sgd'])
@@ -356,20 +696,20 @@ def test_rate_zero_freezes_bitwise(name):
 def test_clip_bounds_the_norm_of_the_whole_tree(clip_norm, share):
   """Truth: the gradient's norm, 4 by hand, over all modules together."""
   settings = _settings(clip_norm=clip_norm, rate_factors={'to2': 0.5})
-  [updates], _ = _descend(settings)
-  _close(updates, {'to1': 0.5 * share, 'to2': 0.25 * share})
+  [step], _ = _descend(settings)
+  _close(step, {'to1': 0.5 * share, 'to2': 0.25 * share})
 
 
 def test_adam_is_adam():
   """Truth: D. P. Kingma and J. Ba (2015), algorithm 1, in NumPy."""
-  all_updates, _ = _descend(_settings(name='adam', b1=0.8, b2=0.9), 3)
+  taken, _ = _descend(_settings(name='adam', b1=0.8, b2=0.9), 3)
   g = np.asarray(_GRADIENT['to1']['w'])
   m = v = np.zeros_like(g)
-  for k, updates in enumerate(all_updates, start=1):
+  for k, step in enumerate(taken, start=1):
     m, v = 0.8 * m + 0.2 * g, 0.9 * v + 0.1 * g**2
     expected = (m / (1 - 0.8**k)) / (np.sqrt(v / (1 - 0.9**k)) + 1e-8)
     np.testing.assert_allclose(
-      updates['to1']['w'], -0.5 * expected, rtol=1e-5, atol=1e-7
+      step['to1']['w'], -0.5 * expected, rtol=1e-5, atol=1e-7
     )
 
 
@@ -381,8 +721,8 @@ def test_an_unknown_module_is_refused():
 
 def test_settings_of_optax_pass_and_others_do_not():
   """Truth: momentum belongs to optax.sgd, and to no adam."""
-  all_updates, _ = _descend(_settings(momentum=0.5), 2)
-  _close(all_updates[1], {'to1': 0.75, 'to2': 0.75})  # 0.5 (1 + 0.5)
+  taken, _ = _descend(_settings(momentum=0.5), 2)
+  _close(taken[1], {'to1': 0.75, 'to2': 0.75})  # 0.5 (1 + 0.5)
   with pytest.raises(TypeError, match=r"momentum is no setting of 'adam'"):
     _descend(_settings(name='adam', momentum=0.5))
 
@@ -394,12 +734,12 @@ def test_constants_never_meet_the_optimizer():
   config.optimizer.learning_rate = 0.1
   config.optimizer.weight_decay = 0.5
   run = build.build(config)
-  state = train.init(run)
+  state = updates.init(run)
   constants, params = _bits(state.constants), _bits(state.params)
   assert any(np.any(x) for x in jax.tree.leaves(state.constants))
-  # Adam's two moments of the parameters and its counter: nothing else.
+  # Adam's two moments of the parameters, its counter and the schedule's.
   sizes = [build.count(state.opt_state), build.count(state.params)]
-  assert sizes[0] == 2 * sizes[1] + 1
-  state, _ = train.make_advance(run)(state, jnp.int32(0), 4)
+  assert sizes[0] == 2 * sizes[1] + 2
+  state, _ = updates.make_advance(run)(state, jnp.int32(0), 4)
   assert _bits(state.constants) == constants
   assert all(a != b for a, b in zip(_bits(state.params), params, strict=True))

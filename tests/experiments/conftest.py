@@ -1,30 +1,51 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Programs that several runs share are compiled once.
+"""Runs that many tests look at are made by one worker for all."""
 
-Runs of these tests last milliseconds and compile for seconds. JAX's own cache
-of compiled programs is on in this folder, empty at the start: what is equal is
-compiled once, and what is not misses the cache.
-"""
+import fcntl
+import os
+import shutil
 
-import jax
 import pytest
-from jax.experimental.compilation_cache import compilation_cache
 
 
-@pytest.fixture(scope='package', autouse=True)
-def compiled(tmp_path_factory):
-  """The folder of compiled programs."""
-  folder = str(tmp_path_factory.mktemp('compiled'))
-  settings = {
-    'jax_compilation_cache_dir': folder,
-    'jax_persistent_cache_min_compile_time_secs': 0,
-    'jax_persistent_cache_min_entry_size_bytes': 0,
-  }
-  before = {name: getattr(jax.config, name) for name in settings}
-  for name, value in settings.items():
-    jax.config.update(name, value)
-  compilation_cache.reset_cache()
-  yield folder
-  for name, value in before.items():
-    jax.config.update(name, value)
-  compilation_cache.reset_cache()
+@pytest.fixture(scope='session')
+def environment(tmp_path_factory):
+  """`(own=None) -> environment` of another process that runs an experiment.
+
+  Such processes share what they compile. One that is to be killed may leave
+  half a file: it gets a folder of its own, with what the others have compiled.
+  """
+  shared = tmp_path_factory.mktemp('compiled_by_others')
+
+  def variables(own=None):
+    if own:
+      shutil.copytree(shared, own, copy_function=os.link)
+    return {
+      **os.environ,
+      'JAX_COMPILATION_CACHE_DIR': str(own or shared),
+      'JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS': '0',
+    }
+
+  return variables
+
+
+@pytest.fixture(scope='session')
+def once(of_all_workers):
+  """`(name, make) -> folder`: made by the first worker that asks for it.
+
+  Tests may read it, and must not write there.
+  """
+  root = of_all_workers / 'once'
+  root.mkdir(exist_ok=True)
+
+  def folder(name, make):
+    path, done = root / name, root / f'{name}.done'
+    with path.with_name(f'{name}.lock').open('w') as stream:
+      fcntl.flock(stream, fcntl.LOCK_EX)
+      if not done.exists():
+        shutil.rmtree(path, ignore_errors=True)  # of a worker that failed
+        make(path)
+        done.touch()
+    return path
+
+  return folder

@@ -62,7 +62,7 @@ def _lines(axes) -> dict[str, list[tuple[float, float]]]:
 def test_chance_and_ceiling_are_lines(drawn, tmp_path):
   """Truth: the spec's levels, each at one height from edge to edge."""
   spec = _spec({'accuracy': 0.25, 'loss': 1.1}, {'accuracy': 0.9, 'loss': 0.0})
-  learning_curve.draw(ROWS, spec, tmp_path / 'curve.png')
+  learning_curve.draw(ROWS, spec, [], tmp_path / 'curve.png')
   loss, metric = (_lines(axes) for axes in drawn[0].axes)
   assert loss['chance 1.1'] == [(0, 1.1), (1, 1.1)]
   assert loss['ceiling 0'] == [(0, 0.0), (1, 0.0)]
@@ -75,7 +75,9 @@ def test_chance_and_ceiling_are_lines(drawn, tmp_path):
 
 def test_curves_are_the_rows(drawn, tmp_path):
   """Truth: the rows above. The losses are one quantity: both are drawn."""
-  learning_curve.draw(ROWS, _spec({'loss': 1.1}, {}), tmp_path / 'curve.png')
+  learning_curve.draw(
+    ROWS, _spec({'loss': 1.1}, {}), [], tmp_path / 'curve.png'
+  )
   loss, metric = (_lines(axes) for axes in drawn[0].axes)
   assert loss['training'] == [(5, 9.0), (10, 7.0), (12, 6.0)]
   assert loss['held out'] == [(10, 2.0), (12, 1.5)]
@@ -87,8 +89,43 @@ def test_curves_are_the_rows(drawn, tmp_path):
 def test_two_losses_are_not_drawn_as_one(drawn, tmp_path):
   """Truth: without a chance of the loss, a rule descends a loss of its own."""
   spec = _spec({'accuracy': 0.25}, {'accuracy': 0.9})
-  learning_curve.draw(ROWS, spec, tmp_path / 'curve.png')
+  learning_curve.draw(ROWS, spec, [], tmp_path / 'curve.png')
   assert list(_lines(drawn[0].axes[0])) == ['training']
+
+
+def test_a_population_shows_its_best_and_its_mean(drawn, tmp_path):
+  """Truth: the rows; the band is one standard deviation; stages are marked."""
+  rows = [
+    {**row, 'loss_mean': row['loss'] + 3, 'loss_std': 2.0}
+    for row in ROWS
+    if row['split'] == 'train'
+  ]
+  learning_curve.draw(rows, _spec({}, {}), [7, 11], tmp_path / 'curve.png')
+  loss = _lines(drawn[0].axes[0])
+  assert loss['best of the population'] == [(5, 9.0), (10, 7.0), (12, 6.0)]
+  assert loss['mean of the population'] == [(5, 12.0), (10, 10.0), (12, 9.0)]
+  [band] = drawn[0].axes[0].collections
+  vertices = {tuple(v) for v in band.get_paths()[0].vertices.tolist()}
+  assert {(5, 10.0), (5, 14.0), (12, 7.0), (12, 11.0)} <= vertices
+  marks = [line.get_xdata()[0] for line in drawn[0].axes[1].lines[-2:]]
+  assert marks == [7, 11]
+  assert drawn[0].get_suptitle() == ''  # nothing was evaluated
+
+
+def test_gradient_norms_have_a_panel(drawn, tmp_path):
+  """Truth: the rows; decades need a logarithm, and zeros have none."""
+  for scale, norms in (('log', (1e-4, 1e4, 1.0)), ('linear', (0.0, 0.0, 0.0))):
+    train = [row for row in ROWS if row['split'] == 'train']
+    rows = [
+      {**row, 'gradient_norm': norm}
+      for row, norm in zip(train, norms, strict=True)
+    ]
+    learning_curve.draw(rows, _spec({}, {}), [], tmp_path / 'curve.png')
+    axes = drawn[-1].axes[2]
+    assert _lines(axes)['training'] == list(
+      zip((5, 10, 12), norms, strict=True)
+    )
+    assert axes.get_yscale() == scale
 
 
 def test_levels_change_the_picture(tmp_path):
@@ -96,7 +133,7 @@ def test_levels_change_the_picture(tmp_path):
   pictures = []
   for chance in ({'accuracy': 0.25}, {}):
     path = tmp_path / f'{len(pictures)}.png'
-    learning_curve.draw(ROWS, _spec(chance, {}), path)
+    learning_curve.draw(ROWS, _spec(chance, {}), [], path)
     pictures.append(path.read_bytes())
   assert pictures[0] != pictures[1]
   assert all(picture[:8] == b'\x89PNG\r\n\x1a\n' for picture in pictures)

@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """Runs binaries on many argument lists, each in a fork of one warm process.
 
-  python tests/experiments/fork_runs.py < '[["experiments.train", "--list"]]'
+  python tests/experiments/fork_runs.py <<< '["experiments.train", "--list"]'
 
-Reads a JSON list of `[module, argument, ...]` and prints a JSON list of
-`{"status", "stdout", "stderr"}`. Imports cost seconds and are done once; no
-JAX backend starts before a fork, so each run is as alone as a process of its
+Answers each line, a JSON list `[module, argument, ...]`, with a line, a JSON
+object `{"status", "stdout", "stderr"}`. Imports cost seconds and are done once;
+no JAX backend starts before a fork, so each run is as alone as a process of its
 own. The modules themselves are not imported here: they run as `__main__`.
 """
 
@@ -18,16 +18,18 @@ import traceback
 
 
 def main() -> None:
-  """Reads the cases, forks a run for each, and prints what came of it."""
-  cases = json.load(sys.stdin)
-  # All that the binaries import, before the first fork.
-  import experiments.build
+  """Reads a case, forks a run for it, prints what came of it, and again."""
+  import_all()
+  for line in sys.stdin:
+    print(json.dumps(_forked(*json.loads(line))), flush=True)
+
+
+def import_all() -> None:
+  """Imports all that the binaries do, before the first fork."""
   import experiments.evaluate
   import experiments.figures.confusion_matrix
   import experiments.figures.learning_curve
-  import experiments.workdir  # noqa: F401
-
-  json.dump([_forked(*case) for case in cases], sys.stdout)
+  import experiments.signals  # noqa: F401
 
 
 def _forked(module: str, *args: str) -> dict:
@@ -36,7 +38,7 @@ def _forked(module: str, *args: str) -> dict:
     if not child:
       os.dup2(out.fileno(), 1)
       os.dup2(err.fileno(), 2)
-      os._exit(_run(module, args))
+      os._exit(run(module, args))
     _, status = os.waitpid(child, 0)
     result = {'status': os.waitstatus_to_exitcode(status)}
     for name, stream in (('stdout', out), ('stderr', err)):
@@ -45,7 +47,8 @@ def _forked(module: str, *args: str) -> dict:
   return result
 
 
-def _run(module: str, args: tuple[str, ...]) -> int:
+def run(module: str, args: tuple[str, ...]) -> int:
+  """Runs a module as `python -m` would; returns its exit status."""
   status = 0
   sys.argv = [module, *args]
   sys.modules.pop(module, None)  # it runs anew, as __main__

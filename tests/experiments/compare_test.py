@@ -1,0 +1,168 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Runs beside each other: what they took, counted by hand.
+
+Truth: folders written here, with rows and seconds of which the answers follow.
+"""
+
+import json
+import types
+
+import numpy as np
+import pytest
+from matplotlib import figure
+
+from experiments import commandline, compare
+from experiments import workdir as workdirs
+from experiments.configs import cell_fate, copying
+from experiments.figures import comparison
+
+
+def _folder(path, config, rows, result=None):
+  """A run's folder as `experiments.train` leaves it."""
+  spec = compare._task(config).spec
+  workdirs.create(path, config, spec)
+  lines = ''.join(json.dumps(row) + '\n' for row in rows)
+  (path / 'metrics.jsonl').write_text(lines)
+  if result is not None:
+    workdirs.write_json(path / 'result.json', result)
+  return str(path)
+
+
+@pytest.fixture
+def evolution(tmp_path):
+  """Two, one and one generations of 4 members and 12 replicates, in stages.
+
+  T is 40, 80 and 40 steps: dt .2 and .1 for a time of 4; then .1 and .05; then
+  these for a time of 2.
+  """
+  rows = [
+    {'step': 2, 'split': 'train', 'utility': 0.9},
+    {'step': 2, 'split': 'eval', 'utility': 0.25},
+    {'step': 4, 'split': 'eval', 'utility': 0.5},
+  ]
+  config = cell_fate.get_config('smoke')
+  result = {'steps': 4, 'cpu_seconds': 60.0}
+  return _folder(tmp_path / 'evolved', config, rows, result)
+
+
+def _gradient(path, cpu_seconds=10.0):
+  config = cell_fate.get_config('bptt')
+  config.num_steps, config.batch_size = 10, 8
+  config.task.num_held_out = 50
+  rows = [
+    {'step': step, 'split': 'eval', 'utility': step / 20} for step in (5, 10)
+  ]
+  result = {'steps': 10, 'cpu_seconds': cpu_seconds}
+  return _folder(path, config, rows, result)
+
+
+def test_every_member_of_a_population_costs_its_trials():
+  """Truth: 4 members x 12 replicates; 40, 80 and 40 steps of each."""
+  trials, steps = compare.spent(cell_fate.get_config('smoke'))
+  assert trials.tolist() == [0, 48, 96, 144, 192]
+  assert steps.tolist() == [0, 1920, 3840, 3840 + 3840, 7680 + 1920]
+
+
+def test_gradients_cost_their_batches():
+  """Truth: batches of 8; 200 steps a trial."""
+  config = cell_fate.get_config('bptt')
+  config.num_steps, config.batch_size = 3, 8
+  trials, steps = compare.spent(config)
+  assert trials.tolist() == [0, 8, 16, 24]
+  assert steps.tolist() == [0, 1600, 3200, 4800]
+
+
+def test_a_curve_is_the_held_out_rows(evolution):
+  """Truth: the rows; 60 s shared out by the steps above, 3,840 of 9,600."""
+  [run] = compare.load([evolution])
+  curve = compare.curve(run, 'utility', 'eval')
+  assert curve.label == 'evolved (evolution)'
+  assert curve.values.tolist() == [0.25, 0.5]
+  costs = {axis: values.tolist() for axis, values in curve.costs.items()}
+  assert costs['updates'] == [2, 4]
+  assert costs['trials simulated'] == [96, 192]
+  np.testing.assert_allclose(
+    costs['CPU seconds of training'], [60 * 3840 / 9600, 60]
+  )
+  assert compare.curve(run, 'utility', 'train').values.tolist() == [0.9]
+
+
+def test_what_not_all_runs_know_is_not_drawn(evolution, tmp_path, monkeypatch):
+  """Truth: seconds of a resumed run are unknown; chance and ceiling are not."""
+  saved = []
+  monkeypatch.setattr(
+    figure.Figure, 'savefig', lambda self, *_, **__: saved.append(self)
+  )
+  for cpu_seconds, panels in ((10.0, 3), (None, 2)):
+    other = _gradient(tmp_path / f'gradient_{panels}', cpu_seconds)
+    compare.compare([evolution, other], tmp_path / 'c.png', '', 'eval')
+    assert len(saved[-1].axes) == panels
+  axes = saved[0].axes[1]
+  drawn = {line.get_label(): line for line in axes.lines}
+  assert drawn['gradient_3 (bptt)'].get_xdata().tolist() == [40, 80]
+  assert drawn['gradient_3 (bptt)'].get_ydata().tolist() == [0.25, 0.5]
+  assert {'ceiling 0.985', 'chance 0.242'} <= set(drawn)  # of 50 replicates
+  assert axes.get_xlabel() == 'trials simulated'
+  assert saved[0].axes[0].get_ylabel() == 'cell_fate: utility'
+
+
+def test_a_wide_range_is_drawn_on_a_logarithm(tmp_path, monkeypatch):
+  """Truth: 1 to 1,000 is more than thirtyfold, 1 to 10 is not."""
+  saved = []
+  monkeypatch.setattr(
+    figure.Figure, 'savefig', lambda self, *_, **__: saved.append(self)
+  )
+  for last, scale in ((10, 'linear'), (1000, 'log')):
+    curve = comparison.Curve(
+      'a', np.array([0.0, 1.0]), {'updates': np.array([1, last])}
+    )
+    comparison.draw([curve], 'utility', {}, tmp_path / 'c.png')
+    assert saved[-1].axes[0].get_xscale() == scale
+
+
+def test_what_cannot_be_compared_is_refused(evolution, tmp_path):
+  """Truth: the words that say what is wrong, and what there is."""
+  with pytest.raises(FileNotFoundError, match='holds no run'):
+    compare.load([str(tmp_path / 'nowhere')])
+  with pytest.raises(ValueError, match='names no run'):
+    compare.load([])
+  other = _folder(tmp_path / 'copying', copying.get_config('smoke'), [])
+  with pytest.raises(ValueError, match='only runs of one task compare'):
+    compare.load([evolution, other])
+  config = cell_fate.get_config('smoke')
+  config.task.num_held_out = 60
+  other = _folder(tmp_path / 'other', config, [])
+  with pytest.raises(ValueError, match='not measured alike'):
+    compare.load([evolution, other])
+  [run] = compare.load([evolution])
+  with pytest.raises(ValueError, match=r'accuracy.*There are: utility'):
+    compare.curve(run, 'accuracy', 'eval')
+
+
+def test_the_command_says_what_it_drew(
+  evolution, tmp_path, monkeypatch, capsys
+):
+  """Truth: the last rows, and what was spent by then."""
+  output = tmp_path / 'comparison.png'
+  given = {
+    '_WORKDIRS': [evolution],
+    '_OUTPUT': str(output),
+    '_METRIC': '',
+    '_SPLIT': 'eval',
+  }
+  for name, value in given.items():
+    holder = types.SimpleNamespace(value=value)
+    monkeypatch.setattr(compare, name, holder, raising=False)
+  compare._main([])
+  assert capsys.readouterr().out.splitlines() == [
+    'evolved (evolution)  0.5000 after 4 updates, 192 trials simulated, '
+    '60 CPU seconds of training',
+    f'wrote {output}',
+  ]
+  assert output.read_bytes()[:8] == b'\x89PNG\r\n\x1a\n'
+  bad = types.SimpleNamespace(value=str(tmp_path / 'no' / 'c.png'))
+  monkeypatch.setattr(compare, '_OUTPUT', bad)
+  with pytest.raises(SystemExit) as end:
+    compare._main([])
+  assert end.value.code == commandline.BAD_INPUT
+  assert 'name a .png file' in capsys.readouterr().err

@@ -1,0 +1,169 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A run in stages: one state, several settings, one after the other.
+
+Truth: the stages run by hand, one learner after the other; and the law of
+resuming, across the borders of stages.
+"""
+
+import json
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from ml_collections import config_dict
+
+from bionet_learners.training import ranges
+from experiments import build, evaluate, train, updates
+from experiments import workdir as workdirs
+from experiments.configs import cell_fate as cell_fate_config
+from experiments.configs import copying as copying_config
+from experiments.figures import confusion_matrix, learning_curve
+
+
+@pytest.fixture
+def config():
+  """Copying: four updates at lag 1, three at lag 2, two of another batch."""
+  config = copying_config.get_config('smoke')
+  config.num_steps = 4
+  config.log_every = 3
+  config.eval_every = 5
+  config.checkpoint_every = 2
+  config.keep_last = 20
+  config.task.time_lag = 1
+  # Added in another order than that of their names, which is what counts.
+  config.stages.c_small = {'num_steps': 2, 'batch_size': 4}
+  config.stages.b_longer = {'num_steps': 3, 'task': {'time_lag': 2}}
+  return config
+
+
+@pytest.fixture(autouse=True)
+def no_figures(monkeypatch):
+  for figure in (learning_curve, confusion_matrix):
+    monkeypatch.setattr(figure, 'draw', lambda *_: None)
+
+
+def _train(config, workdir, **kwargs):
+  run = build.build(config)
+  if workdirs.find(workdir, config).status == 'nothing':
+    workdirs.create(workdir, config, run.task.spec)
+  state, first = train.begin(config, run, workdir)
+  return train.train(config, run, workdir, state, first, **kwargs)
+
+
+def _bits(tree):
+  return [np.asarray(leaf).tobytes() for leaf in jax.tree.leaves(tree)]
+
+
+def test_each_stage_changes_the_one_before(config):
+  """Truth: the settings above, worked out by hand."""
+  stages = build.stage_configs(config)
+  assert [stage.num_steps for stage in stages] == [4, 3, 2]
+  assert [stage.task.time_lag for stage in stages] == [1, 2, 2]
+  assert [stage.batch_size for stage in stages] == [8, 8, 4]
+  run = build.build(config)
+  assert run.num_steps == 9 and run.own_steps == 4
+  assert updates.borders(run) == [4, 7]
+
+
+def test_a_run_in_stages_is_its_stages_by_hand(config):
+  """Truth: a loop over the updates of one learner after the other."""
+  run = build.build(config)
+  state = updates.init(run)
+  for stage in (run, *run.later):
+    fresh = updates.init(stage)
+    state = state._replace(rule_state=fresh.rule_state)
+    update = jax.jit(stage.learner.update)
+    for i in range(stage.own_steps):
+      index = i * stage.batch_size + jnp.arange(stage.batch_size)
+      trials = stage.task.sample(stage.keys.data, index, stage.batch_size)
+      state, _ = update(state, stage.keys.noise, trials)
+  got = updates.trained(run)
+  assert int(got.step) == 9
+  for a, b in zip(jax.tree.leaves(got), jax.tree.leaves(state), strict=True):
+    np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6)
+
+
+def test_stages_draw_other_trials(config):
+  """Truth: trials of one number under the keys of two stages."""
+  config.stages.b_longer.task.time_lag = 1  # alike but for the stage
+  run = build.build(config)
+  index = jnp.arange(8)
+  first, second = (
+    stage.task.sample(stage.keys.data, index, 8)
+    for stage in (run, run.later[0])
+  )
+  assert first.inputs.shape == second.inputs.shape
+  assert not np.array_equal(first.inputs, second.inputs)
+
+
+@pytest.mark.slow
+def test_interrupted_in_any_stage_equals_uninterrupted(config, tmp_path):
+  """Truth: the uninterrupted run, bit for bit; a session a border."""
+  sessions = _in_sessions(config, tmp_path, 9)
+  assert sessions == [2, 3, 4, 5, 6, 7, 8, 9]  # 4 and 7 end a stage
+
+
+@pytest.mark.slow
+def test_restarts_go_on_where_they_were(tmp_path):
+  """Truth: the uninterrupted run, bit for bit; copies rest between stages."""
+  config = cell_fate_config.get_config('gradient_smoke')
+  assert _in_sessions(config, tmp_path, 4) == [1, 2, 3, 4]
+  run, state, _ = evaluate.restore(tmp_path / 'whole')
+  copies = state.rule_state.shared
+  start = updates.init(run).rule_state.shared
+  moved = [
+    np.any(a != b)
+    for a, b in zip(
+      copies.params['rate/~/linear_2']['w'],
+      start.params['rate/~/linear_2']['w'],
+      strict=True,
+    )
+  ]
+  assert sum(moved) == 2 and len(moved) == 4
+  assert bool(copies.trained)
+
+
+def _in_sessions(config, tmp_path, last):
+  """Trains in one go and border by border; the borders. Both must agree."""
+  _train(config, tmp_path / 'whole')
+  sessions = []
+  while not sessions or sessions[-1] < last:
+    try:
+      _train(config, tmp_path / 'parts', interrupted=lambda: True)
+      sessions.append(last)
+    except ranges.InterruptedRun as stop:
+      sessions.append(stop.step)
+  for name in ('whole', 'parts'):
+    assert (
+      json.loads((tmp_path / name / 'result.json').read_text())['steps'] == last
+    )
+  files = [tmp_path / name / 'metrics.jsonl' for name in ('whole', 'parts')]
+  assert files[0].read_bytes() == files[1].read_bytes()
+  states = [evaluate.restore(tmp_path / n)[1] for n in ('whole', 'parts')]
+  assert _bits(states[0]) == _bits(states[1])
+  return sessions
+
+
+@pytest.mark.slow
+def test_stages_on_two_devices_equal_one(config):
+  """Truth: one device; the layout changes with the batch."""
+  config.optimizer.name = 'sgd'
+  one = updates.trained(build.build(config))
+  config.devices = 2
+  two = updates.trained(build.build(config))
+  for a, b in zip(
+    jax.tree.leaves(two.params), jax.tree.leaves(one.params), strict=True
+  ):
+    np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5)
+
+
+def test_a_stage_that_cannot_be_is_refused(config):
+  """Truth: the words that say which stage, and what is wrong in it."""
+  config.stages.b_longer.task.time_lags = 3
+  with pytest.raises((KeyError, AttributeError), match=r'stages\.b_longer'):
+    build.build(config)
+  del config.stages.b_longer.task.time_lags
+  config.stages.c_small.network = config_dict.ConfigDict({'hidden': 9})
+  with pytest.raises(ValueError, match=r'stages\.c_small has other parameters'):
+    build.build(config)
