@@ -21,7 +21,7 @@ from experiments import workdir as workdirs
 SUITES = types.MappingProxyType(
   {
     'cell_fate': 'utility at three time steps, each learner and seed',
-    'copying': 'recall after 500 updates of BPTT',
+    'copying': 'recall by BPTT and by D-RTRL, beside what has no traces',
     'digits': 'local plasticity on real digits, beside linear classifiers',
     'evolution': 'CPU time of a generation, beside a loop over members',
     'memory': 'BPTT on every task that tests memory',

@@ -135,6 +135,11 @@ def build(config: ml_collections.ConfigDict) -> Run:
       shapes[0].rule_state.shared,
       f'stages.{name}: what the learner remembers has another shape: ',
     )
+    checkpoints.check_like(  # and so does the optimizer
+      other.opt_state,
+      shapes[0].opt_state,
+      f'stages.{name}: the optimizer keeps another state: ',
+    )
   return first._replace(num_steps=num_steps, later=tuple(runs[1:]))
 
 
@@ -252,6 +257,12 @@ def _make_learner(
 ) -> learners.Learner:
   """The learner of a rule."""
   if isinstance(rule, learners.Learner):
+    for name in _SCHEDULE:
+      if config.learner.get(name):
+        raise ValueError(
+          f'learner.{name} is {config.learner[name]}, which means something to '
+          f'rules alone; {config.learner.name!r} is a learner of its own.'
+        )
     return rule
   return learners.descend(
     rule,

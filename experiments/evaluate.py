@@ -203,7 +203,8 @@ def on_training_trials(task: tasks.Task) -> tasks.Evaluation:
   """The training trials as an evaluation: how well is known what was learned.
 
   All samples of a finite training set; else the first of the run, as many as
-  are held out. Sampled with the run's data key they are the very trials.
+  are held out, sampled as one batch. With the run's data key they are the very
+  trials, where a trial does not depend on the size of its batch.
   """
   held_out = task.evaluations['held_out'].num_trials
   return tasks.Evaluation(task.spec.num_data or held_out, task.sample)

@@ -204,6 +204,11 @@ def begin(
   state = updates.init(run)
   if not config.init_from:
     return state, 0
+  if run.rule is None and jax.tree.leaves(state.rule_state.shared):
+    raise ValueError(
+      f'init_from is {config.init_from!r}, but {config.learner.name!r} learns '
+      'from members or copies of its own, not from one set of parameters.'
+    )
   _, learned, step = evaluate.restore(config.init_from)
   for part in ('params', 'constants'):
     checkpoints.check_like(

@@ -88,7 +88,9 @@ def make_advance_between(
       made[start] = ranges.advance_between(
         make_advance(stage),
         ranges.longest_range(sample, stage.keys.data, size),
-        lambda update: run.learning_rate(start + update),
+        lambda update, stage=stage, start=start: stage.learning_rate(
+          start + update
+        ),
       )
     if first == start > 0:
       old = whole(run, state)

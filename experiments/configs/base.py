@@ -59,7 +59,8 @@ def base_config() -> config_dict.ConfigDict:
   config.restarts.count = 1
   # How many of them go on: the best at the last validation; 0: all.
   config.restarts.active = 0
-  # Updates between two validations.
+  # Updates between two validations; what is learned after the last one is not
+  # picked, so a run needs at least so many.
   config.restarts.validate_every = 100
   # Validation draws, fresh ones of these evaluations; the worst counts.
   config.restarts.num_trials = 256

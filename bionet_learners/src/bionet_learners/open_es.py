@@ -30,7 +30,7 @@ def open_es(
   itself, whatever `std` is; its variance grows with the number of parameters.
   With ranked losses L is replaced by
 
-    (members worse than this - members better) / (2 (P - 1)), with sign: from
+    (members better than this - members worse) / (2 (P - 1)), with sign: from
     -1/2, the best, to 1/2, the worst; equals have equal ranks,
 
   which no longer knows the scale of the loss, and outliers pull no more than
