@@ -12,6 +12,8 @@ import pytest
 from experiments import build, evaluate, updates
 from experiments.configs import compose
 
+pytestmark = pytest.mark.oracle
+
 
 def config_of(learner, num_symbols=1, **settings):
   """A GRU that copies with no lag."""

@@ -17,6 +17,8 @@ from bionet_core import CELLS, plugins
 from bionet_learners import bptt, d_rtrl
 from bionet_tasks import base, copying
 
+pytestmark = pytest.mark.oracle
+
 KEY = jax.random.key(0)
 TASK = copying.copying(num_symbols=2, time_lag=3)  # T = 7
 SETTINGS = {

@@ -16,6 +16,8 @@ from bionet_core import interfaces
 from bionet_core.cells import haiku as cells
 from bionet_learners import bptt, cut, d_rtrl, oracles
 
+pytestmark = pytest.mark.oracle
+
 T, B, I, N, O = 7, 2, 3, 4, 2
 KEY = jax.random.key(4)
 

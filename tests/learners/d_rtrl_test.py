@@ -12,6 +12,8 @@ from bionet_core import interfaces
 from bionet_core.cells import haiku as cells
 from bionet_learners import base, bptt, d_rtrl, describe, oracles, windows
 
+pytestmark = pytest.mark.oracle
+
 T, B, I, N, O = 8, 2, 3, 4, 2
 KEY = jax.random.key(4)
 

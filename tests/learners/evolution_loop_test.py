@@ -7,9 +7,12 @@ Truth: a list of members, sorted and mutated one by one.
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 from bionet_core import interfaces
 from bionet_learners import evolution, population
+
+pytestmark = pytest.mark.oracle
 
 KEY = jax.random.key(3)
 SIZE, ELITES, STD, SPREAD = 7, 3, 0.4, 0.6

@@ -18,6 +18,8 @@ from bionet_core import interfaces
 from bionet_learners import base, evosax_strategy, population
 from bionet_learners.training import checkpoints
 
+pytestmark = pytest.mark.oracle
+
 algorithms = pytest.importorskip(
   'evosax.algorithms', reason="the extra 'evolution' (evosax) is not installed"
 )

@@ -23,6 +23,8 @@ from bionet_learners import (
   truncated_bptt,
 )
 
+pytestmark = pytest.mark.oracle
+
 T, B, I, N, O = 7, 2, 3, 4, 2
 LEAK = 0.75
 KEY = jax.random.key(4)

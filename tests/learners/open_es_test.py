@@ -20,6 +20,8 @@ from scipy import stats
 from bionet_core import interfaces
 from bionet_learners import base, bptt, open_es, oracles, population
 
+pytestmark = pytest.mark.oracle
+
 KEY = jax.random.key(4)
 GOAL = np.array([0.5, -1.0, 2.0])
 BEND = np.array([[2.0, 0.5, 0.0], [0.5, 1.0, -0.3], [0.0, -0.3, 3.0]])

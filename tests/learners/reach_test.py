@@ -9,6 +9,8 @@ import pytest
 from bionet_core import interfaces
 from bionet_learners import reach
 
+pytestmark = pytest.mark.oracle
+
 N, I = 4, 2
 
 

@@ -18,6 +18,8 @@ from bionet_core import interfaces
 from bionet_learners import base, bptt, restarts, testing
 from bionet_learners.training import checkpoints
 
+pytestmark = pytest.mark.oracle
+
 KEY, DATA = jax.random.key(1), jax.random.key(2)
 COUNT, B, T = 4, 3, 2
 

@@ -19,6 +19,8 @@ from bionet_core.cells import haiku as cells
 from bionet_core.cells import tissue
 from bionet_learners import bptt, oracles, rtrl
 
+pytestmark = pytest.mark.oracle
+
 T, B, I, N, O = 8, 2, 3, 3, 2
 KEY = jax.random.key(4)
 CORES = {'gru': hk.GRU, 'lstm': hk.LSTM, 'vanilla_rnn': hk.VanillaRNN}

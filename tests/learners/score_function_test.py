@@ -18,6 +18,8 @@ from bionet_core import information, interfaces, unroll
 from bionet_core.cells import tissue
 from bionet_learners import base, oracles, score_function
 
+pytestmark = pytest.mark.oracle
+
 KEY = jax.random.key(3)
 T, B, DT, SIGMA = 6, 8, 0.2, 0.5
 PARAMS = {'a': jnp.float32(0.4), 'b': jnp.float32(-0.7)}

@@ -18,6 +18,8 @@ from bionet_core import interfaces
 from bionet_core.cells import haiku as cells
 from bionet_learners import bptt, oracles, snap
 
+pytestmark = pytest.mark.oracle
+
 T, B, I, N, O = 7, 2, 3, 3, 2
 KEY = jax.random.key(4)
 CORES = {'gru': hk.GRU, 'lstm': hk.LSTM, 'vanilla_rnn': hk.VanillaRNN}

@@ -15,6 +15,8 @@ import pytest
 from bionet_core import interfaces
 from bionet_learners import bptt, oracles, uoro
 
+pytestmark = pytest.mark.oracle
+
 T, B, I, N, O = 6, 2, 2, 2, 2
 WINDOWS = (3, 3)
 

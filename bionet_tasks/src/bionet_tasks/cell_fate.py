@@ -2,6 +2,7 @@
 """Cell-fate patterning: cells in a row agree on a pattern."""
 
 import functools
+import math
 
 import jax
 import jax.numpy as jnp
@@ -83,6 +84,11 @@ def cell_fate(
     refinements=refinements,
     num_held_out=num_held_out,
   )
+  if num_held_out < 2:
+    raise ValueError(
+      f'task.num_held_out is {num_held_out}; a single replicate always agrees '
+      'with itself.'
+    )
   for name, value in (
     ('temperature', temperature),
     ('final_temperature', final_temperature),
@@ -253,10 +259,10 @@ def _step_loss(
 
 
 def _num_steps(which: str, duration: float, dt: float) -> int:
-  if not (dt > 0 and duration > 0):
+  if not (0 < dt < math.inf and 0 < duration < math.inf):
     raise ValueError(
       f'task.{which}dt is {dt} and task.{which}duration {duration}; both must '
-      'be above 0.'
+      'be above 0, and finite.'
     )
   steps = round(duration / dt)
   if steps < 1 or abs(steps * dt - duration) > 1e-6 * duration:
