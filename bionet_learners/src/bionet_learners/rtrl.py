@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from jax import flatten_util
 
 from bionet_core import interfaces, unroll
-from bionet_learners import base
+from bionet_learners import base, forward
 
 
 class Sensitivities(NamedTuple):
@@ -59,7 +59,7 @@ def rtrl(cell: interfaces.Cell, loss: interfaces.StepLoss) -> base.GradientRule:
 
   def begin(params, constants, rule_state, key, trials):
     state = unroll.initial_state(cell, constants, key, trials.index)
-    rows, flat = _rows(state), flatten_util.ravel_pytree(params)[0]
+    rows, flat = forward.rows(state), flatten_util.ravel_pytree(params)[0]
     influence = jnp.zeros((*rows.shape, flat.size), jnp.result_type(rows, flat))
     steps = jnp.zeros(trials.index.shape, jnp.int32)
     return base.RuleState(
@@ -76,20 +76,20 @@ def rtrl(cell: interfaces.Cell, loss: interfaces.StepLoss) -> base.GradientRule:
 
     def transition(flat, row, state, key, inputs):
       """One trial: its state after a step as a row, and as it is."""
-      state = jax.tree.map(lambda x: x[None], _with_row(state, row))
-      _, state = cell.step(
-        unravel(flat), constants, state, key[None], inputs[None]
+      before = forward.with_rows(
+        jax.tree.map(lambda x: x[None], state), row[None]
       )
-      state = jax.tree.map(lambda x: x[0], state)
-      return _row(state), state
+      _, after = cell.step(
+        unravel(flat), constants, before, key[None], inputs[None]
+      )
+      return forward.rows(after)[0], jax.tree.map(lambda x: x[0], after)
 
-    def advance(carry, now):
-      at, total, said = carry
+    def advance(at, now):
       inputs, targets, mask = now
-      rows, noise = _rows(at.state), unroll.step_keys(keys, at.steps)
+      rows, noise = forward.rows(at.state), unroll.step_keys(keys, at.steps)
 
       def scored(flat, rows):
-        state = jax.vmap(_with_row)(at.state, rows)
+        state = forward.with_rows(at.state, rows)
         emission, _ = cell.step(unravel(flat), constants, state, noise, inputs)
         return unroll.score_step(
           cell, loss, unravel(flat), constants, emission, targets, mask
@@ -102,9 +102,7 @@ def rtrl(cell: interfaces.Cell, loss: interfaces.StepLoss) -> base.GradientRule:
         before = jnp.einsum('bs,bsp->p', through, at.influence)
         return score, direct + before.astype(flat.dtype)
 
-      score, gradient = jax.lax.cond(
-        jnp.any(mask != 0), asked, lambda: _zeros(asked)
-      )
+      said = forward.if_asked(mask, asked)
       (direct, recurrent), state = jax.vmap(
         jax.jacrev(transition, (0, 1), has_aux=True), (None, 0, 0, 0, 0)
       )(flat, rows, at.state, noise, inputs)
@@ -112,26 +110,10 @@ def rtrl(cell: interfaces.Cell, loss: interfaces.StepLoss) -> base.GradientRule:
       after = Sensitivities(
         state, at.steps + 1, influence.astype(at.influence.dtype)
       )
-      said = jax.tree.map(jnp.add, said, score)
-      return (after, total + gradient, said), None
+      return after, said
 
-    shapes = jax.eval_shape(
-      lambda: unroll.unroll(
-        cell,
-        loss,
-        params,
-        constants,
-        rule_state.per_trial.state,
-        keys,
-        rule_state.per_trial.steps,
-        trials,
-      )
-    )
-    start = _zeros(lambda: (shapes[0], shapes[1][0]))
-    (after, gradient, (total, metrics)), _ = jax.lax.scan(
-      advance,
-      (rule_state.per_trial, jnp.zeros_like(flat), start),
-      (trials.inputs, trials.targets, trials.mask),
+    ((total, metrics), gradient), after = forward.sum_over_steps(
+      advance, rule_state.per_trial, trials
     )
     return (
       base.Estimate(unravel(gradient), total, metrics),
@@ -139,36 +121,3 @@ def rtrl(cell: interfaces.Cell, loss: interfaces.StepLoss) -> base.GradientRule:
     )
 
   return base.GradientRule(unroll.model_from_cell(cell), init, begin, estimate)
-
-
-def _zeros(function):
-  """Zeros of the shapes that a function of nothing returns."""
-  shapes = jax.eval_shape(function)
-  return jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes)
-
-
-def _floats(state):
-  """The float leaves of a state: integers and keys carry no derivative."""
-  leaves = jax.tree.leaves(state)
-  return [x for x in leaves if jnp.issubdtype(x.dtype, jnp.floating)]
-
-
-def _row(state: interfaces.ArrayTree) -> jax.Array:
-  """The floats of one trial's state, `[S]`."""
-  return flatten_util.ravel_pytree(_floats(state))[0]
-
-
-def _rows(state: interfaces.ArrayTree) -> jax.Array:
-  """The floats of a state of B trials, `[B, S]`."""
-  return jax.vmap(_row)(state)
-
-
-def _with_row(
-  state: interfaces.ArrayTree, row: jax.Array
-) -> interfaces.ArrayTree:
-  """One trial's state with these floats in place of its own."""
-  floats = iter(flatten_util.ravel_pytree(_floats(state))[1](row))
-  return jax.tree.map(
-    lambda x: next(floats) if jnp.issubdtype(x.dtype, jnp.floating) else x,
-    state,
-  )
