@@ -337,3 +337,32 @@ def test_trials_of_unequal_length_are_refused():
     run(PARAMS, trials.replace(mask=trials.mask[:-1]), 0, START)
   with pytest.raises(AssertionError):
     run(PARAMS, trials.replace(index=INDEX[:, None]), 0, START)
+
+
+def test_a_penalty_weighs_what_the_mask_does():
+  """Truth: by hand, (.5 * 3 + 0) / 2 beside the loss; inf is not asked.
+
+  Mutants: the mean of the masks times that of the penalties; inf kept.
+  """
+  cell = OVERFLOWING._replace(
+    readout=lambda p, c, e: p['w'] * e, penalty=lambda c, state: state[:, 0]
+  )
+  arguments = (
+    squared,
+    {'w': jnp.float32(2.0)},
+    {},
+    jnp.array([[1.0], [5.0]]),
+    jnp.zeros((2, 1)),
+    jnp.array([0.5, 0.0]),
+  )
+
+  def score(state):
+    return unroll.score_step(cell, *arguments, state)[0]
+
+  bare = unroll.score_step(cell._replace(penalty=None), *arguments)[0]
+  state = jnp.array([[3.0], [jnp.inf]])
+  value, slope = jax.value_and_grad(score)(state)
+  np.testing.assert_allclose(value - bare, 0.75, rtol=1e-6)
+  np.testing.assert_allclose(slope, [[0.25], [0.0]], rtol=1e-6)
+  with pytest.raises(ValueError, match='penalty on its state'):
+    unroll.score_step(cell, *arguments)

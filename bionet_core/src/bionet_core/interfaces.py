@@ -76,6 +76,10 @@ class Cell(NamedTuple):
       density of what that very step draws, up to a constant, as a function of
       the parameters: the draw is held fixed. All that a step does with the
       parameters it does through this draw.
+    penalty: what a state costs beside the loss, else None: `(constants, state)
+      -> [B]`. It is added where a trial is asked, with the mask's weight, and
+      never sent through a readout or its feedback. The loss that a rule
+      reports has it, that of an evaluation does not.
   """
 
   init: Callable[..., tuple[ArrayTree, ArrayTree]]
@@ -83,6 +87,7 @@ class Cell(NamedTuple):
   step: Callable[..., tuple[jax.Array, ArrayTree]]
   readout: Callable[..., jax.Array]
   log_density: Callable[..., jax.Array] | None = None
+  penalty: Callable[..., jax.Array] | None = None
 
 
 class RelaxationNetwork(NamedTuple):

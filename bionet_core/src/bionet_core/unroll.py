@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from bionet_core import interfaces
+from bionet_core import interfaces, noise
 
 # The initial state draws as if from a step that no trial reaches.
 _INITIAL_STEP = np.uint32(2**32 - 1)
@@ -28,7 +28,7 @@ def trial_keys(key: jax.Array, index: jax.Array) -> jax.Array:
 def step_keys(keys: jax.Array, steps: jax.Array) -> jax.Array:
   """Keys `[B]` of one step of trials: `fold_in(keys[b], steps[b])`."""
   chex.assert_equal_shape([keys, steps])
-  return jax.vmap(jax.random.fold_in)(keys, steps)
+  return noise.fold_in(keys, steps)
 
 
 def timed(trials: interfaces.Trials) -> dict[str, jax.Array]:
@@ -89,8 +89,11 @@ def score_step(
   emission: jax.Array,
   targets: jax.Array,
   mask: jax.Array,
+  state: interfaces.ArrayTree | None = None,
 ) -> tuple[jax.Array, dict[str, jax.Array]]:
   """Readout and loss of one step, skipped where no trial is asked.
+
+  A cell with a penalty adds the mean over trials of mask times penalty.
 
   Where some trials are asked, the others' emissions and outputs are zeroed:
   they weigh 0, but 0 * inf is NaN, in the loss and, behind a readout whose
@@ -98,13 +101,28 @@ def score_step(
 
   Returns:
     The loss `[]` and the metrics `{name: []}`; zeros where the mask is zero.
+
+  Raises:
+    ValueError: if the cell has a penalty, and the rule shows no state.
   """
+  if cell.penalty is None:
+    state = None
+  elif state is None:
+    raise ValueError(
+      'the cell has a penalty on its state, and this rule scores emissions '
+      'alone; choose one that sees states (bptt, truncated_bptt, d_rtrl, '
+      'e_prop, rflo, evolution), or set the penalty to 0.'
+    )
 
-  def asked(emission, targets, mask):
+  def asked(emission, targets, mask, state):
     outputs = cell.readout(params, constants, _or_zero(mask, emission))
-    return loss(_or_zero(mask, outputs), targets, mask)
+    total, metrics = loss(_or_zero(mask, outputs), targets, mask)
+    if cell.penalty is not None:
+      cost = _or_zero(mask, cell.penalty(constants, state))
+      total += jnp.mean(mask * cost)
+    return total, metrics
 
-  shapes = jax.eval_shape(asked, emission, targets, mask)
+  shapes = jax.eval_shape(asked, emission, targets, mask, state)
   return jax.lax.cond(
     jnp.any(mask != 0),
     asked,
@@ -112,6 +130,7 @@ def score_step(
     emission,
     targets,
     mask,
+    state,
   )
 
 
@@ -162,7 +181,7 @@ def unroll(
       params, constants, state, step_keys(keys, step), inputs
     )
     return state, score_step(
-      cell, loss, params, constants, emission, targets, mask
+      cell, loss, params, constants, emission, targets, mask, state
     )
 
   num_steps = trials.mask.shape[0]

@@ -62,9 +62,21 @@ def test_a_state_is_the_gated_sum_of_all_candidates():
   np.testing.assert_allclose(state, expected, rtol=1e-5)
 
 
+def test_settings_reach_the_parameters():
+  """Truth: the bias and the sizes that were asked for."""
+  cell = make(update_bias=-2.0, readout=(3,))
+  params, _ = cell.init(jax.random.key(1), sequence()[0])
+  np.testing.assert_array_equal(params['min_gru/gate']['b'], [-2.0] * UNITS)
+  np.testing.assert_array_equal(params['min_gru/candidate']['b'], [0] * UNITS)
+  assert params['readout/~/linear_0']['w'].shape == (UNITS, 3)
+  assert params['readout/~/linear_1']['w'].shape == (3, 2)
+
+
 def test_sizes_are_checked():
   """Truth: at least one unit and one layer."""
   with pytest.raises(ValueError, match=r'network\.hidden is 0'):
     make(hidden=0)
   with pytest.raises(ValueError, match=r'network\.num_layers is 0'):
     make(num_layers=0)
+  with pytest.raises(ValueError, match=r'network\.readout is \(3, 0\)'):
+    make(readout=(3, 0))

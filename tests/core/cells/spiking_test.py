@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 from bionet_core import CELLS, plugins, testing
+from bionet_core.cells import stack
 
 STEPS, BATCH, INPUTS, UNITS = 12, 3, 2, 6
 KEY = jax.random.key(1)
@@ -113,10 +114,11 @@ def test_a_run_is_the_equations_in_numpy(reset):
         f[b, j] = kappa * f[b, j] + z[b, j]
         rest[b, j] = 2 if z[b, j] else max(rest[b, j] - 1, 0)
     spikes += z.sum()
-    for name, value in zip(found._fields, (v, a, z, f, rest), strict=True):
+    for name, value in zip(found._fields[:5], (v, a, z, f, rest), strict=True):
       np.testing.assert_allclose(
         getattr(found, name)[t], value, rtol=1e-4, atol=1e-5, err_msg=name
       )
+  assert found.count is None and found.age is None
   assert 0.1 < spikes / (STEPS * BATCH * UNITS) < 0.5
 
 
@@ -251,6 +253,35 @@ def test_nothing_is_learned_through_the_reset_or_the_diagonal():
   np.testing.assert_allclose(slope, np.diag([0, alpha]), atol=1e-6)
 
 
+def test_rates_cost_their_distance_from_the_target():
+  """Truth: the docstring's mean over units, in NumPy; layers in a stack add up.
+
+  After 4 steps of 2 ms, 2 spikes are 250 Hz.
+  """
+  costly = {'dt': 2.0, 'rate_weight': 0.3, 'rate_target': 200.0}
+  count = np.array([[0.0, 1.0, 2.0], [4.0, 0.0, 0.0]])
+  expected = 0.3 * np.mean((count / 0.008 / 200.0 - 1) ** 2, axis=1)
+  keys = jax.random.split(KEY, 2)
+
+  def counted(state):
+    return state._replace(count=jnp.asarray(count), age=jnp.array([4, 4]))
+
+  cell = make(hidden=3, **costly)
+  state = counted(cell.initial_state({}, keys))
+  np.testing.assert_allclose(cell.penalty({}, state), expected, rtol=1e-6)
+  cells = [cell, make(hidden=3), cell]
+  constants = {f'layer_{k}': {} for k in range(3)}
+  states = {f'layer_{k}': state for k in range(3)}
+  found = stack.stack(cells).penalty(constants, states)
+  np.testing.assert_allclose(found, 2 * expected, rtol=1e-6)
+  layers = make(hidden=3, num_layers=2, **costly)
+  states = layers.initial_state(constants, keys)
+  states = {name: counted(state) for name, state in states.items()}
+  found = layers.penalty(constants, states)
+  np.testing.assert_allclose(found, expected, rtol=1e-6)
+  assert make(hidden=3).penalty is None
+
+
 def test_a_refractory_unit_has_no_surrogate():
   """Truth: a unit that cannot fire has derivative 0."""
   _, (_, spiked) = gradients('subtract', refractory=3)
@@ -296,6 +327,8 @@ def test_the_setting_of_evidence_accumulation_is_one_cell():
     ({'tau': 0.0}, r'network\.tau is 0'),
     ({'tau_readout': -1.0}, r'network\.tau_readout is -1'),
     ({'refractory': -1}, r'network\.refractory is -1'),
+    ({'rate_weight': -1.0}, r'network\.rate_weight is -1'),
+    ({'rate_target': 0.0}, r'network\.rate_target is 0'),
     ({'reset': 'none'}, 'subtract, zero'),
     ({'surrogate': 'box'}, 'triangular, fast_sigmoid, sigmoid'),
   ],

@@ -149,22 +149,14 @@ def lru(
     raise ValueError(
       f'network.max_phase is {max_phase}; above 0 and at most 2 pi is needed.'
     )
-  if readout and min(readout) < 1:
-    raise ValueError(
-      f'network.readout is {tuple(readout)}; layers have 1 unit or more.'
-    )
 
   def layer(mix, make_readout):
     return haiku_cells.cell_from_core(
       lambda: LinearRecurrentCore(hidden, radius, max_phase, mix), make_readout
     )
 
-  def make_readout():
-    sizes = [*readout, spec.num_outputs]
-    return hk.nets.MLP(sizes, activation=jnp.tanh, name='readout')
-
   below = layer(True, stack.without_readout)
-  top = layer(False, make_readout)
+  top = layer(False, stack.mlp_readout(spec.num_outputs, readout))
   return stack.stack([*[below] * (num_layers - 1), top])
 
 

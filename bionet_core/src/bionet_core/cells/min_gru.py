@@ -23,14 +23,19 @@ class MinGRUCore(hk.RNNCore):
   parallel scan needs.
   """
 
-  def __init__(self, hidden: int, name: str = 'min_gru'):
-    """The state is h, float `[B, hidden]`."""
+  def __init__(
+    self, hidden: int, update_bias: float = 0.0, name: str = 'min_gru'
+  ):
+    """The state is h, float `[B, hidden]`; b_z starts at update_bias."""
     super().__init__(name=name)
-    self._hidden = hidden
+    self._hidden, self._update_bias = hidden, update_bias
 
   def __call__(self, inputs, prev_state):
     """One step; emits the state."""
-    gate = jax.nn.sigmoid(hk.Linear(self._hidden, name='gate')(inputs))
+    start = hk.initializers.Constant(self._update_bias)
+    gate = jax.nn.sigmoid(
+      hk.Linear(self._hidden, b_init=start, name='gate')(inputs)
+    )
     candidate = hk.Linear(self._hidden, name='candidate')(inputs)
     state = (1 - gate) * prev_state + gate * candidate
     return state, state
@@ -41,21 +46,29 @@ class MinGRUCore(hk.RNNCore):
 
 
 def min_gru(
-  spec: interfaces.Sizes, *, hidden: int = 128, num_layers: int = 1
+  spec: interfaces.Sizes,
+  *,
+  hidden: int = 128,
+  num_layers: int = 1,
+  update_bias: float = 0.0,
+  readout: tuple[int, ...] = (),
 ) -> interfaces.Cell:
-  """A minGRU with a linear readout of `spec.num_outputs`.
+  """A minGRU with a readout of `spec.num_outputs`.
 
   Args:
     spec: sizes of the task.
     hidden: units of a layer.
     num_layers: layers, each driven by the one below.
+    update_bias: where b_z starts. Far below 0 a unit forgets slowly at first:
+      about exp(-update_bias) steps are remembered.
+    readout: hidden sizes of a tanh MLP as the readout; none: linear.
 
   Raises:
     ValueError: for a size below 1.
   """
   stack.check_at_least_one(hidden=hidden, num_layers=num_layers)
   return stack.layered(
-    lambda: MinGRUCore(hidden),
-    lambda: hk.Linear(spec.num_outputs, name='readout'),
+    lambda: MinGRUCore(hidden, update_bias),
+    stack.mlp_readout(spec.num_outputs, readout),
     num_layers,
   )

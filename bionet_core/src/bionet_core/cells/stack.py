@@ -17,11 +17,11 @@ def stack(cells: Sequence[interfaces.Cell]) -> interfaces.Cell:
     emission_k, state_k = step_k(state_k, inputs_k),  inputs_{k+1} = emission_k
     outputs = readout_K(emission_K)
 
-  All layers step within one step of time. Parameters, constants and states are
-  those of the layers under 'layer_0', 'layer_1', ...; the noise of a layer is
-  its own. Only the last readout is used, so give the others one without
-  parameters (`without_readout` in `cell_from_core`); what a readout below would
-  learn gets no gradient.
+  All layers step within one step of time, and their penalties add up.
+  Parameters, constants and states are those of the layers under 'layer_0',
+  'layer_1', ...; the noise of a layer is its own. Only the last readout is
+  used, so give the others one without parameters (`without_readout` in
+  `cell_from_core`); what a readout below would learn gets no gradient.
 
   Args:
     cells: from the inputs upwards; one is returned as it is.
@@ -68,12 +68,40 @@ def stack(cells: Sequence[interfaces.Cell]) -> interfaces.Cell:
     last = names[-1]
     return layers[last].readout(params[last], constants[last], emission)
 
-  return interfaces.Cell(init, initial_state, step, readout)
+  costs = {
+    name: cell.penalty
+    for name, cell in layers.items()
+    if cell.penalty is not None
+  }
+
+  def penalty(constants, state):
+    own = [cost(constants[name], state[name]) for name, cost in costs.items()]
+    return jnp.sum(jnp.stack(own), axis=0)
+
+  return interfaces.Cell(
+    init, initial_state, step, readout, penalty=penalty if costs else None
+  )
 
 
 def without_readout() -> Callable[[jax.Array], jax.Array]:
   """A `make_readout` with nothing to learn: the emission itself."""
   return lambda emission: emission
+
+
+def mlp_readout(
+  num_outputs: int, hidden: Sequence[int]
+) -> Callable[[], Callable[[jax.Array], jax.Array]]:
+  """A `make_readout` of a tanh MLP; without hidden layers it is linear.
+
+  Raises:
+    ValueError: for a layer of no units.
+  """
+  if hidden and min(hidden) < 1:
+    raise ValueError(
+      f'network.readout is {tuple(hidden)}; layers have 1 unit or more.'
+    )
+  sizes = [*hidden, num_outputs]
+  return lambda: hk.nets.MLP(sizes, activation=jnp.tanh, name='readout')
 
 
 def layered(

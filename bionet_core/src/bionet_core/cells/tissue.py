@@ -8,8 +8,9 @@ import chex
 import haiku as hk
 import jax
 import jax.numpy as jnp
+import numpy as np
 
-from bionet_core import interfaces
+from bionet_core import interfaces, noise
 
 
 class Rate(NamedTuple):
@@ -139,10 +140,17 @@ def row_means(states: jax.Array) -> jax.Array:
 
   The ends have one neighbour; a single cell is its own.
   """
-  if states.shape[-1] == 1:
+  num_cells = states.shape[-1]
+  if num_cells == 1:
     return states
-  inner = (states[..., :-2] + states[..., 2:]) / 2
-  return jnp.concatenate([states[..., 1:2], inner, states[..., -2:-1]], axis=-1)
+  # Sums of padded rows, since what reads a concatenation is not vectorized.
+  rows = [(0, 0)] * (states.ndim - 1)
+  total = jnp.pad(states[..., :-1], [*rows, (1, 0)]) + jnp.pad(
+    states[..., 1:], [*rows, (0, 1)]
+  )
+  share = np.full(num_cells, 0.5, states.dtype)
+  share[[0, -1]] = 1.0
+  return total * jnp.asarray(share)[(None,) * (states.ndim - 1)]
 
 
 def cell_from_rate(
@@ -205,22 +213,22 @@ def cell_from_rate(
 
   def step(params, constants, state, keys, inputs):
     del constants
-    drifted, noise, _ = proposal(params, state, keys, inputs)
-    after = jnp.clip(drifted + noise, 0.0, 1.0) * free[None]
+    drifted, kick, _ = proposal(params, state, keys, inputs)
+    after = jnp.clip(drifted + kick, 0.0, 1.0) * free[None]
     return after, after
 
   def proposal(params, state, keys, inputs):
     """Where the rate takes the states, the noise upon it, its deviation."""
     dt, sigma = inputs[:, :1], inputs[:, 1:]
-    xi = jax.vmap(lambda key: jax.random.normal(key, (num_cells,)))(keys)
+    xi = noise.normal(keys, num_cells)
     drifted = state + rate.apply(params, means(state)) * dt
     std = sigma * jnp.sqrt(dt)
     return drifted, std * xi, std
 
   def log_density(params, constants, state, keys, inputs):
     del constants
-    drifted, noise, std = proposal(params, state, keys, inputs)
-    drawn = jax.lax.stop_gradient(drifted + noise)
+    drifted, kick, std = proposal(params, state, keys, inputs)
+    drawn = jax.lax.stop_gradient(drifted + kick)
     # A replicate that rests (dt = 0) draws nothing. Without noise (sigma = 0)
     # there is no density: NaN says so.
     moves = inputs[:, :1] > 0
