@@ -202,6 +202,7 @@ def test_refinements_share_the_batch_and_the_time():
   np.testing.assert_array_equal(np.argmax(whole.mask, axis=0), 11)
 
 
+@pytest.mark.oracle
 def test_schedules_keep_the_contract_of_a_task():
   """Truth: the laws of bionet_tasks.testing, told the size of the batch.
 

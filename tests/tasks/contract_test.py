@@ -47,6 +47,7 @@ def test_every_task_is_in_the_contract_table():
   assert set(CONTRACT) == set(TASKS)
 
 
+@pytest.mark.oracle
 @pytest.mark.parametrize('name', CONTRACT)
 def test_the_contract_of_a_task(name):
   """Truth: the laws of bionet_tasks.testing; the name is the task's own."""
@@ -183,6 +184,11 @@ MUTANTS = {
   ),
   'sum to 1': resample(
     lambda trials, index: trials.replace(mask=trials.mask / 2)
+  ),
+  '2 of 8 trials are judged at no step .the first in row 2': resample(
+    lambda trials, index: trials.replace(
+      mask=jnp.where(index % 3 == 2, 0.0, trials.mask)
+    )
   ),
   'a mask is negative': resample(
     lambda trials, index: trials.replace(

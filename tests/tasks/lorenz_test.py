@@ -81,7 +81,8 @@ def test_the_washout_is_not_asked():
 
 def test_a_stream_goes_on_where_the_last_batch_ended():
   """Truth: one long cut of the orbit; past 2^31 steps and past its end, too."""
-  task, batch, length = lorenz.lorenz(length=6, stream=True), 3, 6
+  task = lorenz.lorenz(length=6, stream=True, washout=2)
+  batch, length = 3, 6
   raw = lorenz._orbits(0, 0.01)[0]
   orbit = ((raw - raw.mean(axis=0)) / raw.std(axis=0)).astype(np.float32)
 
@@ -95,11 +96,14 @@ def test_a_stream_goes_on_where_the_last_batch_ended():
   for number in (0, 1, 20_000, 400_000_000):
     trials = update(number)
     np.testing.assert_array_equal(trials.index, range(batch))
+    np.testing.assert_allclose(trials.mask, 1 / 6)  # what goes on is asked
     for b in range(batch):
       steps = (places[b] + number * length + np.arange(length)) % 2**16
       for found, ahead in ((trials.inputs, 0), (trials.targets, 10)):
         expected = orbit[(steps + ahead) % 2**16]
         np.testing.assert_allclose(found[:, b], expected, atol=1e-5)
+  judged = task.evaluations['held_out'].sample(KEY, jnp.arange(batch))
+  np.testing.assert_allclose(judged.mask[:, 0], [0, 0, 0.25, 0.25, 0.25, 0.25])
   # A range of updates in one call is its batches.
   both, parts = update(4, count=2), [update(4), update(5)]
   np.testing.assert_array_equal(

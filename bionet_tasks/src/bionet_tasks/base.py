@@ -249,6 +249,28 @@ def asked_at(step: chex.Numeric, num_steps: int) -> jax.Array:
   return jnp.where(jnp.arange(num_steps) == step, 1.0, 0.0)
 
 
+def check_judged(name: str, trials: interfaces.Trials) -> None:
+  """Raises ValueError if a trial is judged at no step: its mask is all zero.
+
+  A rule gets nothing from such a trial, and under jit it cannot say so. So it
+  is looked for where trials are concrete. A trial may have windows of steps
+  that are not judged, but not be one.
+
+  Args:
+    name: the task's name.
+    trials: whole trials, mask `[T, B]`; of a stream, one batch.
+  """
+  chex.assert_rank(trials.mask, 2)
+  unjudged = ~np.any(np.asarray(trials.mask) != 0, axis=0)
+  if np.any(unjudged):
+    raise ValueError(
+      f'task {name!r}: {np.sum(unjudged)} of {unjudged.size} trials are judged '
+      f'at no step (the first in row {np.argmax(unjudged)}): their mask is 0 '
+      'throughout, and nothing can be learned from them. Give every trial a '
+      'step whose mask is above 0.'
+    )
+
+
 def static_trials(
   inputs: jax.Array, classes: jax.Array, index: jax.Array
 ) -> interfaces.Trials:

@@ -184,7 +184,7 @@ def cell_fate(
     soft = exact if num_cells <= information.MAX_CELLS else utilities['soft']
     graded = soft(outputs[-1], trials.targets[-1, 0, 0])
     fates = surrogate.fates(outputs[-1])
-    distinct = jnp.sum(1 / information.pattern_counts(fates))
+    distinct = jnp.round(jnp.sum(1 / information.pattern_counts(fates)))
     return {
       **hard._asdict(),
       'soft_utility': graded.utility,

@@ -75,7 +75,8 @@ def lorenz(
     horizon: h, in steps of dt.
     min_length: the fewest steps of a trial; T is then the most, and its end
       uniform between the two. Not for a stream.
-    washout: first steps that are not asked, fewer than a trial's.
+    washout: first steps that are not asked, fewer than a trial's. A stream is
+      asked at every step, but for its evaluation, whose trials do begin.
     dt: a step of the integration.
     stream: whether batches go on where the last one ended.
     num_held_out: trials of the held-out evaluation.
@@ -102,7 +103,7 @@ def lorenz(
   mean, deviation = raw[0].mean(axis=0), raw[0].std(axis=0)
   orbits = jnp.asarray((raw - mean) / deviation, dtype=float)
 
-  def cut(orbit, start, own):
+  def cut(orbit, start, own, washout):
     """A trial of an orbit `[L, 3]` from a place on."""
     places = start + jnp.arange(length + horizon)
     states = orbit[places % _ORBIT]
@@ -115,7 +116,8 @@ def lorenz(
     keys = jax.random.split(key)
     own = base.drawn_length(keys[0], 'length', min_length, length)
     last = _ORBIT - length - horizon
-    return cut(orbit, jax.random.randint(keys[1], (), 0, last), own)
+    start = jax.random.randint(keys[1], (), 0, last)
+    return cut(orbit, start, own, washout)
 
   sample = base.drawn_anew(functools.partial(trial, orbit=orbits[0]))
   judged = base.drawn_anew(functools.partial(trial, orbit=orbits[1]))
@@ -129,7 +131,7 @@ def lorenz(
     # What 32 bits lose of the product is a multiple of the orbit's length.
     start = (places + update * length) % _ORBIT
     inputs, targets, mask = jax.vmap(
-      lambda s: cut(orbits[0], s, jnp.asarray(length)), out_axes=1
+      lambda s: cut(orbits[0], s, jnp.asarray(length), 0), out_axes=1
     )(start)
     return interfaces.Trials(
       inputs=inputs, targets=targets, mask=mask, index=row

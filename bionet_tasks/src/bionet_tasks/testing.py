@@ -31,10 +31,11 @@ def check_task(
 
   The spec tells the truth about the trials; the same key and index give the
   same trials, two keys others; jit = plain; a range of trials sampled at once =
-  its batches sampled one by one; the mask is no less than 0 and sums to 1 over
-  a trial; losses and metrics are those the spec names, finite even where all
-  outputs are equal; finite data come exactly once an epoch, and no evaluation
-  trial is among them; under one key, evaluations are not the training trials.
+  its batches sampled one by one; every trial is judged somewhere: the mask is
+  no less than 0 and sums to 1 over a trial; losses and metrics are those the
+  spec names, finite even where all outputs are equal; finite data come exactly
+  once an epoch, and no evaluation trial is among them; under one key,
+  evaluations are not the training trials.
 
   Sequences (T > 1) must not tell the answer where they ask for it: over
   512 trials no input of an asked step may correlate with that step's target
@@ -129,6 +130,10 @@ def _check_trials(name, trials, spec, index, *, any_steps=False):
     f'{name}: the index of the trials is not the one asked for',
   )
   _require(np.all(np.asarray(trials.mask) >= 0), f'{name}: a mask is negative')
+  try:
+    base.check_judged(spec.name, trials)
+  except ValueError as error:
+    raise AssertionError(f'{name}: {error}') from error
   np.testing.assert_allclose(
     np.sum(trials.mask, axis=0),
     1,
