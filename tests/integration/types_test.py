@@ -140,6 +140,7 @@ def estimate_in_windows(rule, trials, windows):
   return total
 
 
+@pytest.mark.oracle
 def test_forward_sensitivities_equal_bptt_across_window_borders():
   """Truth: BPTT over the whole trial. Mutant: influence dropped each step."""
   trials, cell = random_trials(), stock_gru()
@@ -282,6 +283,7 @@ def without_recurrence(cell):
   return cell._replace(step=step)
 
 
+@pytest.mark.oracle
 def test_eligibility_trace_is_exact_without_recurrence():
   """Truth: BPTT. With R = 0 and symmetric feedback nothing is dropped."""
   trials, cell = random_trials(), without_recurrence(leaky_cell())
@@ -375,6 +377,7 @@ def toy_evolution(cell, loss, *, population, elites, std, devices=base.ONE):
   return base.Learner(init, update, predict, partition='population')
 
 
+@pytest.mark.oracle
 def test_evolution_improves_a_stock_gru():
   """Truth: elites stay, so on fixed trials the best loss never rises."""
   trials = random_trials()
@@ -518,6 +521,7 @@ def test_population_loss_over_devices_equals_one(count):
 ##############################################################################
 
 
+@pytest.mark.oracle
 @pytest.mark.parametrize(
   'rule, trials, per_trial',
   [

@@ -48,6 +48,7 @@ def make(core, remat=False):
   return bptt.bptt(cell, squared_error, remat=remat)
 
 
+@pytest.mark.oracle
 @pytest.mark.parametrize('core', CORES)
 def test_gradient_equals_finite_differences_in_float64(core):
   """Truth: central differences, over whole trials and over a later window.
@@ -73,6 +74,7 @@ def test_gradient_equals_finite_differences_in_float64(core):
         assert oracles.relative_error(own, leaf) < 1e-6, path
 
 
+@pytest.mark.oracle
 def test_gradient_equals_that_through_haikus_own_unroll():
   """Truth: `jax.grad` through `hk.dynamic_unroll` with the same parameters."""
   batch, rule = trials(jnp.float32), make('gru')

@@ -261,12 +261,14 @@ def _cases(table):
   ]
 
 
+@pytest.mark.oracle
 @pytest.mark.parametrize('name, case', _cases(RULES))
 def test_rule_keeps_the_contract(name, case):
   """Truth: the laws listed in `check_rule`."""
   testing.check_rule(*RULES[name][case], per_trial=name not in COMPARING)
 
 
+@pytest.mark.oracle
 @pytest.mark.parametrize('name, case', _cases(LEARNERS))
 def test_learner_keeps_the_contract(name, case):
   """Truth: the laws listed in `check_learner`."""
@@ -321,6 +323,7 @@ def _shifted(tree, amount):
   return {m: {k: v + amount for k, v in d.items()} for m, d in tree.items()}
 
 
+@pytest.mark.oracle
 @pytest.mark.parametrize('mutant', MUTANTS)
 def test_the_contract_refuses_mutants(mutant):
   """Truth: each mutant breaks one law by construction."""

@@ -490,6 +490,7 @@ def errors(outputs, targets, mask):
   return jnp.mean(mask) - metrics['accuracy'], metrics
 
 
+@pytest.mark.oracle
 @pytest.mark.parametrize(
   'loss', [errors, pytest.param(cross_entropy, marks=pytest.mark.slow)]
 )

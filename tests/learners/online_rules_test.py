@@ -162,6 +162,24 @@ def test_e_prop_sends_errors_through_its_own_matrix(kind):
   np.testing.assert_allclose(state.shared, after, rtol=1e-5, atol=1e-7)
 
 
+@pytest.mark.parametrize('kind', ['symmetric', 'random'])
+def test_the_learning_signal_is_the_error_through_the_feedback(kind):
+  """Truth: the loss's own derivative times the matrix; 0 if none is asked."""
+  rule = e_prop.e_prop(CELL, squared_error, feedback=kind)
+  state = rule.init(KEY, PARAMS, {}, BATCH)
+  matrix = PARAMS[OUT]['w'].T if kind == 'symmetric' else state.shared
+  emission = jax.random.normal(KEY, (B, N))
+  error = CELL.readout(PARAMS, {}, emission) - BATCH.targets[4]
+  for t in (4, 5):
+    found = rule.learning_signal(
+      PARAMS, {}, state, emission, BATCH.targets[4], BATCH.mask[t]
+    )
+    expected = 2 * error * BATCH.mask[t][:, None] / B @ matrix
+    np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-7)
+    assert np.any(found) == (t == 4)
+  assert bptt.bptt(CELL, squared_error).learning_signal is None
+
+
 def test_random_feedback_is_as_large_as_the_readout():
   """Truth: the readout's own root mean square, to the spread of 8 draws."""
   rule = e_prop.e_prop(CELL, squared_error, feedback='random')

@@ -52,12 +52,16 @@ class GradientRule(NamedTuple):
     estimate: `(params, constants, rule_state, key, trials)
       -> (Estimate, RuleState)`; continues where the state left off, so that
       trials may come in windows of steps.
+    learning_signal: what units are told at a step, for rules that tell them
+      something of their own, else None: `(params, constants, rule_state,
+      emission [B, N], targets, mask [B]) -> [B, N]`, of the mean over trials.
   """
 
   model: interfaces.Model
   init: Callable[..., RuleState]
   begin: Callable[..., RuleState]
   estimate: Callable[..., tuple[Estimate, RuleState]]
+  learning_signal: Callable[..., jax.Array] | None = None
 
 
 class LearnerState(NamedTuple):

@@ -46,8 +46,9 @@ def evosax_strategy(
     strategy: the strategy's name in `evosax.algorithms`.
     population_size: P, a multiple of the number of devices.
     settings: numbers by their evosax names: the strategy's parameters
-      ('std_init'), and arguments of its class ('std_schedule', a constant).
-      Learning rates are those of the optimizer that evosax gives it.
+      ('std_init'), and arguments of its class ('std_schedule', a constant). In
+      a config they are set whole. Learning rates are those of the optimizer
+      that evosax gives it.
     common_noise: all members meet the same noise; else each its own.
     predict_mean: predict with the mean of the distribution; else with the best
       of the last generation.

@@ -99,7 +99,11 @@ def filtered(
     z = kappa * state[1] + emission
     return stop(emission) + (z - stop(z)), (inner, z)
 
-  return cell._replace(initial_state=initial_state, step=step)
+  made = cell._replace(initial_state=initial_state, step=step)
+  cost = cell.penalty
+  if cost is None:
+    return made
+  return made._replace(penalty=lambda constants, s: cost(constants, s[0]))
 
 
 def rule(
@@ -140,6 +144,11 @@ def rule(
       return cell
     return filtered(cell, kappa, emission_of(params, constants, key, trials))
 
+  def told(own, params, shared):
+    if plan.kind == 'symmetric':
+      return own, params
+    return through(own, shared), Watched(params, jnp.zeros_like(shared))
+
   def begin(params, constants, rule_state, key, trials):
     windows.check_trials(trials)
     own = felt(params, constants, key, trials)
@@ -158,10 +167,7 @@ def rule(
     shared, now = rule_state
     keys = unroll.trial_keys(key, trials.index)
     own = felt(params, constants, key, trials)
-    learning = params
-    if plan.kind != 'symmetric':
-      own = through(own, shared)
-      learning = Watched(params, jnp.zeros_like(shared))
+    own, learning = told(own, params, shared)
     estimate, after = windows.forward(
       own, loss, settings, learning, constants, now, keys, trials
     )
@@ -172,4 +178,16 @@ def rule(
         shared = (1 - plan.decay) * shared - plan.rate * updates.slope
     return estimate, base.RuleState(shared, after)
 
-  return base.GradientRule(unroll.model_from_cell(cell), init, begin, estimate)
+  def learning_signal(params, constants, rule_state, emission, targets, mask):
+    own = cell._replace(penalty=None)
+    own, learning = told(own, params, rule_state.shared)
+
+    def scored(emission):
+      return unroll.score_step(
+        own, loss, learning, constants, emission, targets, mask
+      )[0]
+
+    return jax.grad(scored)(emission)
+
+  model = unroll.model_from_cell(cell)
+  return base.GradientRule(model, init, begin, estimate, learning_signal)

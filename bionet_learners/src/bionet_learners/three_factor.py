@@ -58,11 +58,18 @@ def three_factor(
 
   Raises:
     TypeError: if `cell` is not a Cell.
-    ValueError: for settings that cannot be, and as `d_rtrl` once traced.
+    ValueError: for settings that cannot be, for a cell with a penalty (what it
+      costs is told each unit by itself, and no one number), and as `d_rtrl`
+      once traced.
 
   Source: N. Fremaux and W. Gerstner, Frontiers in Neural Circuits 9, 85 (2016).
   """
   base.require_kind('three_factor', cell, interfaces.Cell)
+  if cell.penalty is not None:
+    raise ValueError(
+      'three_factor tells all units one number; the cell has a penalty on its '
+      'state (network.rate_weight), which tells each its own. Set it to 0.'
+    )
   windows.check_choice('modulator', modulator, get_args(Modulator))
   if not 0 < expectation_rate <= 1:
     raise ValueError(

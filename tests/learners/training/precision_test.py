@@ -352,6 +352,15 @@ def test_policies_that_cannot_be_are_refused(policy, message):
       precision.with_policy(dynamics, policy)
 
 
+def test_a_penalty_is_kept_in_float32_and_refused_in_bfloat16():
+  """Truth: the penalty itself; bfloat16 cannot count to 257."""
+  cell = gru()._replace(penalty=lambda c, state: 3.0 * state)
+  kept = precision.with_policy(cell, 'params=float32,compute=float32')
+  assert kept.penalty({}, jnp.float32(2.0)) == 6.0
+  with pytest.raises(ValueError, match='counts to 256'):
+    precision.with_policy(cell, 'compute=bfloat16')
+
+
 @pytest.mark.parametrize('where', ['params', 'output'])
 def test_float16_anywhere_is_refused(where):
   """Truth: gradients and losses of float16 underflow as products do."""

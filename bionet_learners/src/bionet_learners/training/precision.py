@@ -54,6 +54,11 @@ def with_policy(dynamics: Any, policy: str | jmp.Policy) -> Any:
 
 def _cell(cell: interfaces.Cell, policy: jmp.Policy) -> interfaces.Cell:
   compute, output = policy.cast_to_compute, policy.cast_to_output
+  if cell.penalty is not None and policy.compute_dtype == jnp.bfloat16:
+    raise ValueError(
+      'precision: the cell has a penalty on its state (network.rate_weight), '
+      'for which it counts, and bfloat16 counts to 256; compute in float32.'
+    )
 
   def init(key, inputs):
     return policy.cast_to_param(cell.init(key, inputs))
@@ -68,15 +73,18 @@ def _cell(cell: interfaces.Cell, policy: jmp.Policy) -> interfaces.Cell:
   def readout(params, constants, emission):
     return output(cell.readout(*compute((params, constants, emission))))
 
-  density = cell.log_density
-  if density is None:
-    return interfaces.Cell(init, initial_state, step, readout)
+  made = interfaces.Cell(init, initial_state, step, readout)
+  density, cost = cell.log_density, cell.penalty
+  if density is not None:
 
-  def log_density(params, constants, state, keys, inputs):
-    params, constants, inputs = compute((params, constants, inputs))
-    return output(density(params, constants, state, keys, inputs))
+    def log_density(params, constants, state, keys, inputs):
+      params, constants, inputs = compute((params, constants, inputs))
+      return output(density(params, constants, state, keys, inputs))
 
-  return interfaces.Cell(init, initial_state, step, readout, log_density)
+    made = made._replace(log_density=log_density)
+  if cost is not None:
+    made = made._replace(penalty=lambda c, s: output(cost(compute(c), s)))
+  return made
 
 
 def _network(
