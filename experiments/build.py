@@ -18,10 +18,9 @@ import bionet_learners
 import bionet_tasks
 from bionet_core import interfaces, plugins, unroll
 from bionet_learners import base as learners
-from bionet_learners import restarts
 from bionet_learners.training import checkpoints, precision, stopping
 from bionet_tasks import base as tasks
-from experiments import optimizers, parallel
+from experiments import optimizers, parallel, restarts
 from experiments import settings as sections
 
 BUILTIN: Mapping[str, Mapping[str, str]] = {
@@ -34,9 +33,6 @@ BUILTIN: Mapping[str, Mapping[str, str]] = {
 
 _RUN = 0x72756E  # what keys of a run are folded with: 'run'
 _STAGE = 0x73746167  # what the keys of a later stage are folded with: 'stag'
-_VALIDATION = (
-  0x76616C69  # what keys of validation draws are folded with: 'vali'
-)
 _MAX_TRIALS = 2**31 - 1  # trials are numbered by int32
 
 HANDED = ('devices', 'optimizer')
@@ -103,7 +99,10 @@ def make_keys(seed: int) -> Keys:
 
 
 def build(config: ml_collections.ConfigDict) -> Run:
-  """Builds a run, and checks it by tracing an update and every evaluation.
+  """Builds a run, and checks it before it is compiled.
+
+  An update and every evaluation are traced, and the first batch of every stage
+  is drawn: each of its trials must be judged somewhere.
 
   Args:
     config: see `experiments/configs/base.py` for the keys that all share.
@@ -121,7 +120,10 @@ def build(config: ml_collections.ConfigDict) -> Run:
       zip(stages, plans, strict=True)
     )
   ]
-  first = runs[0]
+  first, last = runs[0], runs[-1]
+  restarts.check_validated(
+    stages[-1].restarts, num_steps - last.own_steps, last.own_steps
+  )
   shapes = [
     jax.eval_shape(run.learner.init, run.keys.init, _example(run.task, run))
     for run in runs
@@ -202,17 +204,28 @@ def _build_stage(config, number, task, own_steps, num_steps) -> Run:
   if isinstance(rule, learners.GradientRule):
     optimizer = make_optimizer()
   learner = _make_learner(config, rule, optimizer)
-  learner = _with_restarts(config, task, learner)
+  copied = functools.partial(
+    restarts.with_restarts,
+    config.restarts,
+    task,
+    data_key=keys.held_out,
+    noise_key=keys.held_out_noise,
+  )
+  learner = copied(learner)
   state = jax.eval_shape(learner.init, keys.init, example)
   jax.eval_shape(learner.update, state, keys.noise, example)
   _check_evaluations(task, learner, keys, state)
+  index = jnp.arange(config.batch_size)
+  tasks.check_judged(
+    task.spec.name, task.sample(keys.data, index, config.batch_size)
+  )
   if config.devices > 1:
     devices = parallel.devices(config.devices)
     many = make_rule(
       config, task, dynamics, devices, optimizer=optimizer.transformation
     )
     learner = _make_learner(config, many, optimizer, devices)
-    learner = _with_restarts(config, task, learner)
+    learner = copied(learner)
   one = config.restarts.count == 1
   return Run(
     task=task,
@@ -270,53 +283,6 @@ def _make_learner(
     every=config.learner.get('every') or None,
     carry=config.learner.get('carry', False),
     devices=devices,
-  )
-
-
-def _with_restarts(
-  config, task: tasks.Task, learner: learners.Learner
-) -> learners.Learner:
-  """The learner, or so many copies of it as `config.restarts` says."""
-  settings = config.restarts
-  if settings.count == 1:
-    return learner
-  spec = task.spec
-  if spec.num_data is not None:
-    raise ValueError(
-      f'restarts.count is {settings.count}: copies are compared on fresh '
-      f'draws, and task {spec.name!r} has none beside its data. It must be 1.'
-    )
-  for name in settings.evaluations:
-    if name not in task.evaluations:
-      raise KeyError(
-        f'restarts.evaluations: task {spec.name!r} has none named {name!r}.'
-        f'{sections.near(name, task.evaluations)} '
-        f'There are: {", ".join(task.evaluations)}.'
-      )
-  if settings.num_trials < 1 or not settings.evaluations:
-    raise ValueError(
-      f'restarts.num_trials is {settings.num_trials} and restarts.evaluations '
-      f'{tuple(settings.evaluations)}; of both at least 1 is needed.'
-    )
-  run_keys = make_keys(config.seed)  # the same draws in all stages
-  data = jax.random.fold_in(run_keys.held_out, _VALIDATION)
-  noise = jax.random.fold_in(run_keys.held_out_noise, _VALIDATION)
-  up = spec.ceiling[spec.metric] > spec.chance[spec.metric]
-
-  def validate(predict):
-    index, scores = jnp.arange(settings.num_trials), []
-    for name in settings.evaluations:
-      trials = task.evaluations[name].sample(data, index)
-      value = task.metrics(predict(noise, trials), trials)[spec.metric]
-      scores.append(value if up else -value)
-    return jnp.min(jnp.stack(scores))
-
-  return restarts.restarts(
-    learner,
-    settings.count,
-    validate,
-    validate_every=settings.validate_every,
-    active=settings.active or None,
   )
 
 

@@ -1,23 +1,27 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Compares runs of one task: a metric against what it took to reach it.
+"""Compares runs of one task: metrics against what it took to reach them.
 
 How to start it:
 
-  python -m experiments.compare --workdirs=runs/evolution,runs/gradient \
-    --output=comparison.png [--metric=utility] [--split=eval]
+  python -m experiments.compare --workdirs=runs/online,runs/offline \
+    --output=comparison.png [--metric=loss,accuracy] [--split=eval]
 
 Drawn are the held-out evaluations of each run, so give the runs a small
-`eval_every`. What a run took is counted in updates, in trials simulated (those
-of all members of a population, of all copies), and in CPU seconds of the
-training, compilation included and evaluations left out, where the run was not
-resumed: the seconds are known of the whole and shared out by the steps
-simulated.
+`eval_every`; a finished one begins with its untrained network. What a run took
+is counted in updates, in trials simulated (those of all members of a
+population, of all copies, and the draws on which copies are judged), and in CPU
+seconds of the training, compilation included and evaluations left out, where
+the run was not resumed: the seconds are known of the whole and shared out by
+the steps simulated.
 """
 
+import json
 import pathlib
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
+import jax
+import jax.numpy as jnp
 import ml_collections
 import numpy as np
 from absl import flags
@@ -38,6 +42,7 @@ class Loaded(NamedTuple):
     spec: its task's spec.
     rows: its rows.
     result: its result.json; empty if it is not finished.
+    untrained: the held-out metrics before any update; likewise.
   """
 
   path: pathlib.Path
@@ -45,6 +50,7 @@ class Loaded(NamedTuple):
   spec: tasks.TaskSpec
   rows: Sequence[writers.Row]
   result: Mapping
+  untrained: Mapping
 
 
 def load(paths: Sequence[str]) -> list[Loaded]:
@@ -83,7 +89,13 @@ def _read(path: pathlib.Path) -> Loaded:
     spec=_task(config).spec,
     rows=writers.read_rows(path / 'metrics.jsonl'),
     result=workdirs.read_result(path) if done else {},
+    untrained=_untrained(path) if done else {},
   )
+
+
+def _untrained(path: pathlib.Path) -> Mapping:
+  content = json.loads((path / 'evaluation.json').read_text())
+  return content['evaluations']['held_out']['untrained']
 
 
 def curve(run: Loaded, metric: str, split: str) -> comparison.Curve:
@@ -100,6 +112,10 @@ def curve(run: Loaded, metric: str, split: str) -> comparison.Curve:
       f'--metric={metric}: {run.path} has no {split} row with it. There are: '
       f'{known}.'
     )
+  # What another run had learned before is no untrained network.
+  fresh = not run.config.init_from
+  if split == 'eval' and fresh and metric in run.untrained:
+    rows = [{'step': 0, metric: run.untrained[metric]}, *rows]
   updates = np.array([row['step'] for row in rows])
   trials, steps = spent(run.config)
   costs = {'updates': updates, 'trials simulated': trials[updates]}
@@ -120,21 +136,43 @@ def spent(config: ml_collections.ConfigDict) -> tuple[np.ndarray, np.ndarray]:
   for stage in build.stage_configs(config):
     task = _task(stage)
     size = stage.batch_size * _copies(stage)
+    draws = _validation_steps(stage, task)
     for _ in range(build.count_updates(stage, task)):
-      trials.append(trials[-1] + size)
-      steps.append(steps[-1] + size * task.spec.num_steps)
+      judged = _judged(stage, len(trials))
+      trials.append(trials[-1] + size + judged * len(draws))
+      steps.append(steps[-1] + size * task.spec.num_steps + judged * sum(draws))
   return np.array(trials), np.array(steps)
 
 
 def _copies(config) -> int:
-  """How often an update simulates a batch: for every member and every copy.
+  """How often an update simulates a batch: for every member and every copy."""
+  settings = config.restarts
+  copies = settings.active or settings.count
+  return copies * (config.learner.get('population_size') or 1)
 
-  Draws on which copies are validated are not counted.
-  """
-  settings = config.to_dict()
-  restarts = settings.get('restarts', {})
-  copies = restarts.get('active') or restarts.get('count') or 1
-  return copies * (settings['learner'].get('population_size') or 1)
+
+def _judged(config, update: int) -> int:
+  """How many copies this update, counted from 1, judges; and their pick."""
+  settings = config.restarts
+  if settings.count == 1:
+    return 0
+  if update == 1:
+    return settings.count + 1
+  due = update % settings.validate_every == 0
+  return due * ((settings.active or settings.count) + 1)
+
+
+def _validation_steps(config, task: tasks.Task) -> list[int]:
+  """The steps of each trial on which a copy is judged."""
+  settings = config.restarts
+  if settings.count == 1:
+    return []
+  index, steps = jnp.arange(settings.num_trials), []
+  for name in settings.evaluations:
+    sample = task.evaluations[name].sample
+    mask = jax.eval_shape(sample, jax.random.key(0), index).mask
+    steps += [mask.shape[0]] * settings.num_trials
+  return steps
 
 
 def _task(config) -> tasks.Task:
@@ -142,14 +180,17 @@ def _task(config) -> tasks.Task:
 
 
 def compare(
-  paths: Sequence[str], output: pathlib.Path, metric: str, split: str
-) -> list[comparison.Curve]:
+  paths: Sequence[str],
+  output: pathlib.Path,
+  metrics: Sequence[str],
+  split: str,
+) -> list[comparison.Compared]:
   """Draws the comparison, and returns what it shows.
 
   Args:
     paths: the runs' folders.
     output: the PNG to write.
-    metric: '' for the task's main metric.
+    metrics: a row each; none: the task's main metric.
     split: 'eval', or 'train': on the trials of the updates, whose number may
       differ from run to run.
 
@@ -158,15 +199,24 @@ def compare(
   """
   runs = load(paths)
   spec = runs[0].spec
-  metric = metric or spec.metric
-  curves = [curve(run, metric, split) for run in runs]
-  levels = {
-    level: values[metric]
-    for level, values in (('ceiling', spec.ceiling), ('chance', spec.chance))
-    if metric in values
-  }
-  comparison.draw(curves, f'{spec.name}: {metric}', levels, output)
-  return curves
+  compared = [
+    comparison.Compared(
+      metric,
+      [curve(run, metric, split) for run in runs],
+      {
+        level: values[metric]
+        for level, values in (
+          ('ceiling', spec.ceiling),
+          ('chance', spec.chance),
+        )
+        if metric in values
+      },
+    )
+    for metric in metrics or [spec.metric]
+  ]
+  of = {'eval': 'held out', 'train': 'training trials'}[split]
+  comparison.draw(f'{spec.name}, {of}', compared, output)
+  return compared
 
 
 def _main(argv: list[str]) -> None:
@@ -177,15 +227,17 @@ def _main(argv: list[str]) -> None:
       raise ValueError(
         f'--output={_OUTPUT.value}: name a .png file in a folder that is there.'
       )
-    curves = compare(_WORKDIRS.value, output, _METRIC.value, _SPLIT.value)
-  width = max(len(drawn.label) for drawn in curves)
-  for drawn in curves:
-    spent_by_then = ', '.join(
-      f'{values[-1]:,.0f} {axis}' for axis, values in drawn.costs.items()
-    )
-    print(
-      f'{drawn.label:{width}}  {drawn.values[-1]:.4f} after {spent_by_then}'
-    )
+    compared = compare(_WORKDIRS.value, output, _METRIC.value, _SPLIT.value)
+  width = max(len(drawn.label) for drawn in compared[0].curves)
+  for one in compared:
+    for drawn in one.curves:
+      spent_by_then = ', '.join(
+        f'{values[-1]:,.0f} {axis}' for axis, values in drawn.costs.items()
+      )
+      print(
+        f'{drawn.label:{width}}  {one.metric} {drawn.values[-1]:.4f} after '
+        f'{spent_by_then}'
+      )
   print(f'wrote {output}')
 
 
@@ -196,8 +248,8 @@ if __name__ == '__main__':
   _OUTPUT = flags.DEFINE_string(
     'output', None, 'The PNG to write.', required=True
   )
-  _METRIC = flags.DEFINE_string(
-    'metric', '', "The metric to compare; the task's main one if not given."
+  _METRIC = flags.DEFINE_list(
+    'metric', [], "The metrics to compare; the task's main one if not given."
   )
   _SPLIT = flags.DEFINE_enum(
     'split', 'eval', ['eval', 'train'], 'Held-out rows, or those of training.'

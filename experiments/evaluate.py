@@ -199,20 +199,24 @@ def selection(
   return stopping.EarlyStopping(spec.metric, patience, mode, min_delta).check()
 
 
-def on_training_trials(task: tasks.Task) -> tasks.Evaluation:
+def on_training_trials(task: tasks.Task, batch_size: int) -> tasks.Evaluation:
   """The training trials as an evaluation: how well is known what was learned.
 
   All samples of a finite training set; else the first of the run, as many as
-  are held out, sampled as one batch. With the run's data key they are the very
-  trials, where a trial does not depend on the size of its batch.
+  are held out. With the run's data key and batch size they are the very trials;
+  of a stream, each batch is judged from the initial state.
   """
   held_out = task.evaluations['held_out'].num_trials
-  return tasks.Evaluation(task.spec.num_data or held_out, task.sample)
+  sample = functools.partial(task.sample, batch_size=batch_size)
+  return tasks.Evaluation(task.spec.num_data or held_out, sample)
 
 
 def describe(metrics: dict[str, float]) -> str:
   """Metrics on one line: `accuracy 0.9563  loss 0.1360`."""
-  return '  '.join(f'{name} {value:.4f}' for name, value in metrics.items())
+  return '  '.join(
+    f'{name} {round(value, 4) + 0.0:.4f}'  # what is 0 so has no sign
+    for name, value in metrics.items()
+  )
 
 
 def _main(argv: list[str]) -> None:

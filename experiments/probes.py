@@ -12,7 +12,7 @@ import numpy as np
 
 from bionet_core import interfaces, unroll
 from bionet_learners import base as learners
-from experiments import build
+from experiments import build, updates
 from experiments.figures import probes as figure
 from experiments.figures import spikes
 
@@ -24,7 +24,8 @@ def parse(numbers: Sequence[str], run: build.Run) -> tuple[int, ...]:
   """The held-out trials that `--probe` names.
 
   Raises:
-    ValueError: for what is no number of a held-out trial.
+    ValueError: for what is no number of a held-out trial, or if all that would
+      be recorded is more than 1 GiB.
   """
   total = run.task.evaluations['held_out'].num_trials
   for number in numbers:
@@ -33,7 +34,23 @@ def parse(numbers: Sequence[str], run: build.Run) -> tuple[int, ...]:
         f'--probe: {number!r} is no held-out trial; they are numbered from 0 '
         f'to {total - 1}.'
       )
-  return tuple(int(number) for number in numbers)
+  chosen = tuple(int(number) for number in numbers)
+  if chosen:
+    _check_size(run, chosen)
+  return chosen
+
+
+def _check_size(run: build.Run, numbers: Sequence[int]) -> None:
+  recorded = jax.eval_shape(
+    lambda state: record(run, state, numbers),
+    updates.template(run, run.num_steps),
+  )
+  size = sum(math.prod(x.shape) * x.dtype.itemsize for x in recorded.values())
+  if size > _MAX_BYTES:
+    raise ValueError(
+      f'--probe: what is recorded of {len(numbers)} trials is '
+      f'{size / 2**30:.1f} GiB; name fewer.'
+    )
 
 
 def write(
@@ -47,12 +64,11 @@ def write(
   The arrays are `inputs`, `targets`, `mask` and `outputs` as in `Trials`, the
   `number` of each trial, and `inside/NAME [S, n, ...]` of what the rule keeps
   per trial (states and traces of a cell after each of S = T steps), or of the
-  rows of a relaxation network after each of S = 20 free sweeps from zero.
+  rows of a relaxation network after each of S = 20 free sweeps from zero. There
+  are `signals [T, n, N]` of a rule that sends its units a learning signal, of
+  each trial by itself.
 
   A cell of spiking units also gets `figures/spikes.png`.
-
-  Raises:
-    ValueError: if that is more than 1 GiB.
   """
   workdir = pathlib.Path(workdir)
   recorded = {k: np.asarray(v) for k, v in record(run, state, numbers).items()}
@@ -82,30 +98,21 @@ def record(
   if isinstance(run.dynamics, interfaces.RelaxationNetwork):
     inside = lambda: _sweeps(run.dynamics, state, key, trials)  # noqa: E731
   elif run.rule is not None:
-    inside = lambda: _steps(run.rule, state, key, trials)  # noqa: E731
+    inside = lambda: _steps(run, state, key, trials)  # noqa: E731
   else:
     inside = dict
-  size = sum(
-    math.prod(x.shape) * x.dtype.itemsize
-    for x in jax.tree.leaves(jax.eval_shape(inside))
-  )
-  if size > _MAX_BYTES:
-    raise ValueError(
-      f'--probe: states and traces of {len(numbers)} trials are '
-      f'{size / 2**30:.1f} GiB; name fewer.'
-    )
   outputs = jax.jit(run.learner.predict)(state, key, trials)
   return {
     'number': index,
     **unroll.timed(trials),
     'outputs': outputs,
-    **{f'inside/{name}': x for name, x in jax.jit(inside)().items()},
+    **jax.jit(inside)(),
   }
 
 
-def _steps(rule, state, key, trials) -> dict[str, jax.Array]:
-  """What a rule keeps per trial, after each step."""
-  params, constants = state.params, state.constants
+def _steps(run, state, key, trials) -> dict[str, jax.Array]:
+  """What a rule keeps per trial, after each step, and what it tells units."""
+  rule, params, constants = run.rule, state.params, state.constants
   begun = rule.begin(params, constants, state.rule_state, key, trials)
 
   def advance(rule_state, step):
@@ -115,7 +122,26 @@ def _steps(rule, state, key, trials) -> dict[str, jax.Array]:
     )
     return rule_state, rule_state.per_trial
 
-  return _named(jax.lax.scan(advance, begun, unroll.timed(trials))[1])
+  recorded = _named(jax.lax.scan(advance, begun, unroll.timed(trials))[1])
+  if rule.learning_signal is None:
+    return recorded
+  keys = unroll.trial_keys(key, trials.index)
+
+  def listen(now, at):
+    step, inputs, targets, mask = at
+    emission, now = run.dynamics.step(
+      params, constants, now, unroll.step_keys(keys, step), inputs
+    )
+    told = rule.learning_signal(
+      params, constants, state.rule_state, emission, targets, mask
+    )
+    return now, told * mask.shape[0]  # of each trial, not of their mean
+
+  start = unroll.initial_state(run.dynamics, constants, key, trials.index)
+  steps = jnp.arange(trials.mask.shape[0])[:, None]
+  steps = jnp.broadcast_to(steps, trials.mask.shape)
+  at = (steps, trials.inputs, trials.targets, trials.mask)
+  return {**recorded, 'signals': jax.lax.scan(listen, start, at)[1]}
 
 
 def _sweeps(network, state, key, trials) -> dict[str, jax.Array]:
@@ -134,7 +160,10 @@ def _sweeps(network, state, key, trials) -> dict[str, jax.Array]:
 
 
 def _named(tree: interfaces.ArrayTree) -> dict[str, jax.Array]:
+  def name(where):
+    return jax.tree_util.keystr(where, simple=True, separator='.') or 'state'
+
   return {
-    jax.tree_util.keystr(where, simple=True, separator='.') or 'state': leaf
+    f'inside/{name(where)}': leaf
     for where, leaf in jax.tree.leaves_with_path(tree)
   }

@@ -164,7 +164,7 @@ def train(
     last.learner,
     state,
     last.task,
-    evaluate.on_training_trials(last.task),
+    evaluate.on_training_trials(last.task, last.batch_size),
     last.keys.data,
     last.keys.noise,
   )

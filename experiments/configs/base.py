@@ -59,8 +59,8 @@ def base_config() -> config_dict.ConfigDict:
   config.restarts.count = 1
   # How many of them go on: the best at the last validation; 0: all.
   config.restarts.active = 0
-  # Updates between two validations; what is learned after the last one is not
-  # picked, so a run needs at least so many.
+  # Updates between two validations. What is learned after the last one is not
+  # picked; a run whose last stage has none is refused.
   config.restarts.validate_every = 100
   # Validation draws, fresh ones of these evaluations; the worst counts.
   config.restarts.num_trials = 256
@@ -79,6 +79,37 @@ def base_config() -> config_dict.ConfigDict:
   # Largest norm of the whole gradient; 0: not clipped.
   config.optimizer.clip_norm = 0.0
   return config
+
+
+def choose_rule(config: config_dict.ConfigDict, rule: str) -> None:
+  """Fills in the learner's section for a rule that several tasks compare.
+
+  Args:
+    config: the config; its learner's own keys are set.
+    rule: 'bptt', 'd_rtrl', or 'e_prop' with random feedback.
+  """
+  config.learner.name = rule
+  if rule == 'bptt':
+    # Recompute each step in the backward pass: less memory, more time.
+    config.learner.remat = False
+    return
+  # Steps between updates of the traces; 1 is fully online.
+  config.learner.window = 10
+  # What traces are stored in: 'float32', or 'bfloat16' for half the memory.
+  config.learner.trace_dtype = 'float32'
+  if rule == 'd_rtrl':
+    # Inside a window: 'cut', the rule itself, or 'exact', full reverse mode.
+    config.learner.within = 'cut'
+    # 'forward', 'reverse' (no traces, memory O(T)) or 'auto'.
+    config.learner.execution = 'forward'
+  else:
+    # Feedback weights: 'symmetric', 'random' or 'adaptive'.
+    config.learner.feedback = 'random'
+    # Rate and weight decay of adaptive feedback, an update.
+    config.learner.adaptation_rate = 1e-2
+    config.learner.adaptation_decay = 1e-3
+    # Low-pass factor of the traces a step; 0 for a readout that does not leak.
+    config.learner.kappa = 0.0
 
 
 def apply_variant(

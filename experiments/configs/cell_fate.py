@@ -17,8 +17,9 @@ Variants:
   bptt           backpropagation repaired: exact loss, centred input, T 2.
   gradient       gradients past that: 1,024 random networks judged, the best 24
                  follow the score function of the hard utility on dt .01 and
-                 .005 at once, the best 6 go on. Report it beside the best
-                 network before any update.
+                 .005 at once, under more noise than they are judged with; the
+                 best 6 go on. Report it beside the best network before any
+                 update: the choice among so many does most of it.
   gradient_smoke a few updates of the same.
   smoke          a few generations of all stages, to see that everything runs.
 """
@@ -84,7 +85,7 @@ def get_config(variant: str = '') -> config_dict.ConfigDict:
 
 
 def _evolution(config: config_dict.ConfigDict) -> None:
-  config.batch_size = 64
+  config.batch_size = 128
   config.num_steps = 16
   config.task.refinements = 2
   # Random functions that are rich from the start: some of 96 nearly do it.
@@ -103,19 +104,19 @@ def _evolution(config: config_dict.ConfigDict) -> None:
   config.learner.common_noise = True
   # Keep the member of least loss ever, whatever noise it met.
   config.learner.best_ever = False
-  # The population goes on: smaller time steps and mutations; in the end one
-  # generation on many replicates, as long as an evaluation, picks the best.
+  # The population goes on: smaller time steps and mutations, more replicates;
+  # in the end generations as long as an evaluation, which pick the best.
   config.stages.b_fine = {
-    'num_steps': 12,
-    'batch_size': 96,
+    'num_steps': 20,
+    'batch_size': 192,
     'task': {'dt': 0.01},
     'learner': {'std': 0.1},
   }
   config.stages.c_pick = {
-    'num_steps': 1,
-    'batch_size': 384,
+    'num_steps': 3,
+    'batch_size': 768,
     'task': {'duration': 10.0},
-    'learner': {'std': 0.05},
+    'learner': {'std': 0.03},
   }
 
 
@@ -127,6 +128,9 @@ def _gradient(config: config_dict.ConfigDict) -> None:
   config.task.dt = 0.01
   config.task.duration = 10.0
   config.task.refinements = 2
+  # More noise than an evaluation has, from the second update on.
+  config.task.final_sigma = 0.12
+  config.task.anneal_updates = 1
   config.network.steepness = 5.0
   config.network.output_std = 32.0
   config.network.knots = 16
@@ -135,7 +139,7 @@ def _gradient(config: config_dict.ConfigDict) -> None:
   config.learner.baseline = True
   # Credit crosses the borders of windows.
   config.learner.traces = False
-  config.optimizer.learning_rate = 2e-3
+  config.optimizer.learning_rate = 5e-4
   config.optimizer.b2 = 0.99
   config.optimizer.clip_norm = 1.0
   # The first update judges all; the best go on.
@@ -145,10 +149,9 @@ def _gradient(config: config_dict.ConfigDict) -> None:
   config.restarts.num_trials = 64
   config.restarts.evaluations = ('held_out', 'half_dt')
   config.stages.b_few = {
-    'num_steps': 12,
+    'num_steps': 11,
     'batch_size': 192,
-    'optimizer': {'learning_rate': 1e-3},
-    'restarts': {'active': 6, 'validate_every': 5, 'num_trials': 500},
+    'restarts': {'active': 6, 'validate_every': 6, 'num_trials': 1500},
   }
 
 
@@ -236,6 +239,7 @@ _VARIANTS = {
     'stages.b_fine.num_steps': 1,
     'stages.b_fine.batch_size': 12,
     'stages.b_fine.task.dt': 0.1,
+    'stages.c_pick.num_steps': 1,
     'stages.c_pick.batch_size': 12,
     'stages.c_pick.task.duration': 2.0,
   },

@@ -6,9 +6,13 @@
 
 The sections hold every argument of the three factories with its default, so
 all of them can be overridden. Built-in names and those of installed plugins
-(`--list` prints them) work alike; so does `my_module:my_rule`.
+(`--list` prints them) work alike; so does `my_module:my_rule`. A setting that
+is a mapping is set whole:
+
+  --config.learner.settings='{"std_init": 0.1}'
 """
 
+import collections.abc
 import inspect
 import types
 import typing
@@ -58,6 +62,8 @@ def _default(parameter: inspect.Parameter):
   if typing.get_origin(kind) in (types.UnionType, typing.Union):
     kind = next(k for k in typing.get_args(kind) if k is not types.NoneType)
   kind = typing.get_origin(kind) or kind
+  if kind is collections.abc.Mapping:
+    return config_dict.ConfigDict()
   known = isinstance(kind, type) and kind is not inspect.Parameter.empty
   # Not `required`: that would refuse the config before any override is read.
   return config_dict.placeholder(kind if known else object)

@@ -4,10 +4,19 @@
   python -m experiments.train --config=experiments/configs/delayed_xor.py \
     --workdir=runs/delayed_xor
 
-Ten CPU seconds. Held-out accuracy (1,000 trials, seeds 0-2): 1.000.
+Held-out accuracy (1,000 trials; chance .5, ceiling 1), seeds 0, 1, 2, as the
+variants stand:
+
+  bptt    1.000 1.000 1.000
+  d_rtrl  1.000  (seed 0)
+  e_prop  1.000  (seed 0)
+
+Ten to thirty CPU seconds a run.
 
 Variants:
   bptt    backpropagation through time on hk.GRU(64) (the default).
+  d_rtrl  D-RTRL in windows of 10, its GRU's update gate nearly closed at first.
+  e_prop  the same traces, errors coming back through fixed random weights.
   smoke   a small cell for a few updates, to see that everything runs.
 """
 
@@ -37,9 +46,8 @@ def get_config(variant: str = 'bptt') -> config_dict.ConfigDict:
   # Hidden units.
   config.network.hidden = 64
 
-  config.learner.name = 'bptt'
-  # Recompute each step in the backward pass: less memory, more time.
-  config.learner.remat = False
+  online = variant in ('d_rtrl', 'e_prop')
+  base.choose_rule(config, variant if online else 'bptt')
 
   config.optimizer.name = 'adam'
   config.optimizer.learning_rate = 1e-2
@@ -47,8 +55,14 @@ def get_config(variant: str = 'bptt') -> config_dict.ConfigDict:
   return base.apply_variant(config, variant, _VARIANTS)
 
 
+# Credit by traces goes as far as a unit remembers, so that a GRU starts with
+# update gates that are nearly closed.
+_ONLINE = {'network.update_bias': -2.0, 'optimizer.schedule': 'cosine'}
+
 _VARIANTS = {
   'bptt': {},
+  'd_rtrl': _ONLINE,
+  'e_prop': _ONLINE,
   'smoke': {
     'num_steps': 6,
     'batch_size': 8,
@@ -56,7 +70,7 @@ _VARIANTS = {
     'task.min_delay': 1,
     'task.num_held_out': 20,
     'network.hidden': 8,
-    'log_every': 2,
+    'log_every': 3,
     'eval_every': 3,
   },
 }

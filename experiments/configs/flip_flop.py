@@ -4,10 +4,19 @@
   python -m experiments.train --config=experiments/configs/flip_flop.py \
     --workdir=runs/flip_flop
 
-Twelve CPU seconds. Held-out squared error (500 trials, seeds 0-2): .0006.
+Held-out squared error (500 trials; hold nothing 1, ceiling 0), seeds 0, 1, 2,
+as the variants stand:
+
+  bptt    .0005 .0006 .0006
+  d_rtrl  .0176  (seed 0)
+  e_prop  .0569  (seed 0)
+
+Ten to thirty CPU seconds a run.
 
 Variants:
   bptt    backpropagation through time on hk.GRU(64) (the default).
+  d_rtrl  D-RTRL in windows of 10, its GRU's update gate nearly closed at first.
+  e_prop  the same traces, errors coming back through fixed random weights.
   smoke   a small cell for a few updates, to see that everything runs.
 """
 
@@ -39,9 +48,8 @@ def get_config(variant: str = 'bptt') -> config_dict.ConfigDict:
   # Hidden units.
   config.network.hidden = 64
 
-  config.learner.name = 'bptt'
-  # Recompute each step in the backward pass: less memory, more time.
-  config.learner.remat = False
+  online = variant in ('d_rtrl', 'e_prop')
+  base.choose_rule(config, variant if online else 'bptt')
 
   config.optimizer.name = 'adam'
   config.optimizer.learning_rate = 1e-2
@@ -49,15 +57,21 @@ def get_config(variant: str = 'bptt') -> config_dict.ConfigDict:
   return base.apply_variant(config, variant, _VARIANTS)
 
 
+# Credit by traces goes as far as a unit remembers, so that a GRU starts with
+# update gates that are nearly closed.
+_ONLINE = {'network.update_bias': -2.0, 'optimizer.schedule': 'cosine'}
+
 _VARIANTS = {
   'bptt': {},
+  'd_rtrl': _ONLINE,
+  'e_prop': _ONLINE,
   'smoke': {
     'num_steps': 6,
     'batch_size': 8,
     'task.length': 6,
     'task.num_held_out': 20,
     'network.hidden': 8,
-    'log_every': 2,
+    'log_every': 3,
     'eval_every': 3,
   },
 }

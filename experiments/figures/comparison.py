@@ -1,12 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Runs beside each other: a metric against what it took to reach it."""
+"""Runs beside each other: metrics against what it took to reach them."""
 
 import pathlib
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
-from matplotlib import figure
+from matplotlib import figure, ticker
 
 
 class Curve(NamedTuple):
@@ -23,64 +23,115 @@ class Curve(NamedTuple):
   costs: Mapping[str, np.ndarray]
 
 
-def draw(
-  curves: Sequence[Curve],
-  metric: str,
-  levels: Mapping[str, float],
-  path: pathlib.Path,
-) -> None:
-  """Draws one panel a cost that all runs know, the metric upwards.
+class Compared(NamedTuple):
+  """One metric of all runs.
+
+  Attributes:
+    metric: its name.
+    curves: the runs, the same and in the same order for every metric.
+    levels: `{'chance' or 'ceiling': value}`, drawn as lines.
+  """
+
+  metric: str
+  curves: Sequence[Curve]
+  levels: Mapping[str, float]
+
+
+def draw(title: str, compared: Sequence[Compared], path: pathlib.Path) -> None:
+  """Draws a row a metric, a panel a cost that all runs know, metrics upwards.
+
+  The ceiling is always in the picture. Chance is where it is not so far off
+  that the curves would be pressed flat; else the margin says that it is beyond.
 
   Args:
-    curves: the runs.
-    metric: its name.
-    levels: `{'chance' or 'ceiling': value}`, drawn as lines.
+    title: what the runs learned.
+    compared: the metrics, the first on top.
     path: the PNG to write.
   """
+  curves = compared[0].curves
   known = [
     axis
     for axis in curves[0].costs
     if all(axis in curve.costs for curve in curves)
   ]
+  rows = len(compared)
   canvas = figure.Figure(
-    figsize=(1 + 3.7 * len(known), 4), layout='constrained'
+    figsize=(1.5 + 3.7 * len(known), 1 + 3 * rows), layout='constrained'
   )
-  panels = canvas.subplots(1, len(known), sharey=True, squeeze=False)[0]
-  for axes, axis in zip(panels, known, strict=True):
-    for number, curve in enumerate(curves):
-      axes.plot(
-        curve.costs[axis],
-        curve.values,
-        'o-',
-        color=f'C{number % 10}',
-        markersize=3.5,
-        linewidth=1.5,
-        label=curve.label,
+  canvas.suptitle(title, fontsize=10)
+  panels = canvas.subplots(
+    rows, len(known), sharex='col', sharey='row', squeeze=False
+  )
+  for row, one in zip(panels, compared, strict=True):
+    for axes, axis in zip(row, known, strict=True):
+      _draw_panel(axes, axis, one)
+    row[0].set_ylabel(one.metric)
+    far = _beyond(one)
+    for level, value in one.levels.items():
+      row[-1].annotate(
+        f'{level}\n{value:.3g}' + ('\nbeyond' if level in far else ''),
+        xy=(1.02, far.get(level, value)),
+        xycoords=('axes fraction', 'axes fraction' if level in far else 'data'),
+        va='center',
+        fontsize=8,
+        color='0.35',
       )
-    for level, value in levels.items():
-      axes.axhline(
-        value,
-        color='0.45',
-        linestyle='-.' if level == 'ceiling' else ':',
-        linewidth=1.2,
-        label=f'{level} {value:.3g}',
-        zorder=0,
-      )
-    spent = np.concatenate([curve.costs[axis] for curve in curves])
-    if np.max(spent) > 30 * np.min(spent) > 0:
-      axes.set_xscale('log')
-    else:
-      axes.set_xlim(left=0)
+  for axes, axis in zip(panels[-1], known, strict=True):
     axes.set_xlabel(axis)
-    axes.spines[['top', 'right']].set_visible(False)
-  panels[0].set_ylabel(metric)
-  handles, labels = panels[0].get_legend_handles_labels()
+  handles, labels = panels[0, 0].get_legend_handles_labels()
   canvas.legend(
-    handles,
-    labels,
+    handles[: len(curves)],
+    labels[: len(curves)],
     loc='outside lower center',
-    ncols=min(len(labels), 4),
+    ncols=min(len(curves), 4),
     frameon=False,
     fontsize=8,
   )
   canvas.savefig(path, dpi=150)
+
+
+def _beyond(one: Compared) -> dict[str, float]:
+  """Levels too far off to be drawn: `{level: 0 below, 1 above}`."""
+  shown = np.concatenate([curve.values for curve in one.curves])
+  shown = np.append(shown, one.levels.get('ceiling', shown[0]))
+  low, high = np.nanmin(shown), np.nanmax(shown)
+  span = high - low or 1.0
+  return {
+    level: float(value > high)
+    for level, value in one.levels.items()
+    if not low - span <= value <= high + span
+  }
+
+
+def _draw_panel(axes, axis: str, one: Compared) -> None:
+  """All runs' values of a metric against one cost."""
+  for number, curve in enumerate(one.curves):
+    axes.plot(
+      curve.costs[axis],
+      curve.values,
+      'o-',
+      color=f'C{number % 10}',
+      markersize=3.5,
+      linewidth=1.5,
+      label=curve.label,
+    )
+  far = _beyond(one)
+  for level, value in one.levels.items():
+    if level in far:
+      continue
+    axes.axhline(
+      value,
+      color='0.45',
+      linestyle='-.' if level == 'ceiling' else ':',
+      linewidth=1.2,
+      label=f'{level} {value:.3g}',
+      zorder=0,
+    )
+  spent = np.concatenate([curve.costs[axis] for curve in one.curves])
+  least = np.min(spent[spent > 0], initial=np.max(spent))
+  if np.max(spent) > 30 * least:  # linear from 0 to the first cost
+    axes.set_xscale('symlog', linthresh=least)
+  axes.set_xlim(left=0)
+  if np.max(spent) >= 1000:
+    axes.xaxis.set_major_formatter(ticker.EngFormatter(sep=''))
+  axes.spines[['top', 'right']].set_visible(False)

@@ -102,7 +102,7 @@ def draw(
     ('untrained', initial, '0.55', '--'),
     ('learned', learned, 'tab:blue', '-'),
   )
-  canvas = figure.Figure(figsize=(9, 3.6), layout='constrained')
+  canvas = figure.Figure(figsize=(9, 3.9), layout='constrained')
   absolute, relative = canvas.subplots(1, 2)
   for label, values, color, style in curves:
     largest = np.max(np.abs(values)) or 1.0
@@ -115,7 +115,15 @@ def draw(
     axes.set_xlabel("mean state m of a cell's neighbours")
     axes.set_xlim(0, 1)
     axes.spines[['top', 'right']].set_visible(False)
-  absolute.legend(frameon=False, fontsize=8)
+  handles, labels = absolute.get_legend_handles_labels()
+  canvas.legend(
+    handles,
+    labels,
+    loc='outside lower center',
+    ncols=len(labels),
+    frameon=False,
+    fontsize=8,
+  )
   at = (0, len(means) // 2, -1)
   signs = ', '.join('+' if learned[i] > 0 else '\N{MINUS SIGN}' for i in at)
   canvas.suptitle(f'Learned rate: signs ({signs}) at m = 0, .5, 1', fontsize=10)

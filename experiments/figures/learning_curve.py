@@ -24,7 +24,8 @@ def draw(
 ) -> None:
   """Draws loss, main metric and gradient norm against updates.
 
-  Of a population the best and the mean are drawn; the norm where a gradient is.
+  Of a population the best and the mean are drawn, of restarts the mean of those
+  that learn, and held out the pick; the norm where a gradient is.
   Chance and ceiling are drawn where the task knows them. The held-out loss is
   shown where the task knows the chance of its loss, since only then is it the
   quantity that the rule descends.
@@ -38,11 +39,15 @@ def draw(
   norms = any('gradient_norm' in row for row in rows)
   population = any('loss_mean' in row for row in rows)
   canvas = figure.Figure(
-    figsize=(12.6 if norms else 9, 3.6), layout='constrained'
+    figsize=(12.6 if norms else 9, 4.2), layout='constrained'
   )
   loss_axes, metric_axes, *norm_axes = canvas.subplots(1, 3 if norms else 2)
   splits = ('train', 'eval') if 'loss' in spec.chance else ('train',)
-  training = 'best of the population' if population else 'training'
+  training = 'training'
+  if population:
+    training = 'best of the population'
+  elif any('restarts' in row for row in rows):
+    training = 'mean of the copies that learn'
   _curves(loss_axes, rows, 'loss', splits, training)
   _curves(metric_axes, rows, spec.metric, ('train', 'eval'), training)
   if population:
@@ -62,7 +67,7 @@ def draw(
         )
     axes.set_ylabel('loss descended' if name == 'loss' else name)
   for axes in norm_axes:
-    _curves(axes, rows, 'gradient_norm', ('train',), 'training')
+    _curves(axes, rows, 'gradient_norm', ('train',), training)
     axes.set_ylabel('norm of the gradient')
     drawn = [row['gradient_norm'] for row in rows if 'gradient_norm' in row]
     if max(drawn) > 10 * min(drawn):  # they explode and vanish by decades
@@ -75,8 +80,14 @@ def draw(
     axes.set_xlim(left=0)
     axes.spines[['top', 'right']].set_visible(False)
     axes.xaxis.set_major_locator(ticker.MaxNLocator(integer=True))
-    if axes.get_legend_handles_labels()[0]:
-      axes.legend(edgecolor='none', framealpha=0.85, fontsize=8)
+    if axes.get_legend_handles_labels()[0]:  # below: curves fill the axes
+      axes.legend(
+        loc='upper center',
+        bbox_to_anchor=(0.5, -0.16),
+        ncols=2,
+        frameon=False,
+        fontsize=8,
+      )
   evaluated = [row for row in rows if row['split'] == 'eval']
   if evaluated:
     last = evaluated[-1]

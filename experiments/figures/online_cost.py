@@ -6,14 +6,15 @@ from collections.abc import Mapping, Sequence
 
 from matplotlib import figure, ticker
 
-_MARKERS = 'osD^vP*Xhd'
+_MARKERS = 'osD^vP*Xhd<>p8'  # more than there are colors: a pair tells a rule
 
 
 def draw(rows: Sequence[Mapping], path: pathlib.Path) -> None:
   """Draws temporary memory and CPU time against T, both axes logarithmic.
 
   One line a rule: filled markers where the last steps alone are asked, open
-  ones where all are. Backpropagation through time is drawn in black.
+  ones and dots where all are; dashes for the smaller core of the rules that the
+  large one would take minutes. Backpropagation through time is black.
 
   Args:
     rows: rows of `experiments.suites.online`.
@@ -29,7 +30,7 @@ def draw(rows: Sequence[Mapping], path: pathlib.Path) -> None:
     color = 'black' if backprop else f'C{number % 10}'
     style = {
       'color': color,
-      'linestyle': '-' if on == 'last 10' else ':',
+      'linestyle': _line(rule, on),
       'marker': _MARKERS[number % len(_MARKERS)],
       'markerfacecolor': color if on == 'last 10' else 'white',
       'markersize': 4.5,
@@ -47,6 +48,7 @@ def draw(rows: Sequence[Mapping], path: pathlib.Path) -> None:
     where.set(xscale='log', yscale='log', xlabel='steps T', ylabel=label)
     where.set_xticks(lengths, [str(length) for length in lengths])
     where.xaxis.set_minor_locator(ticker.NullLocator())
+    where.yaxis.set_major_locator(ticker.LogLocator(subs=(1.0, 2.0, 5.0)))
     where.yaxis.set_major_formatter(ticker.FormatStrFormatter('%g'))
     where.yaxis.set_minor_formatter(ticker.NullFormatter())
     where.grid(axis='y', color='0.9')
@@ -57,3 +59,9 @@ def draw(rows: Sequence[Mapping], path: pathlib.Path) -> None:
   )
   canvas.suptitle('An update by the length of its trials')
   canvas.savefig(path, dpi=150)
+
+
+def _line(rule: str, on: str) -> str:
+  if on != 'last 10':
+    return ':'
+  return '--' if 'GRU 16' in rule else '-'

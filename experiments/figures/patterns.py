@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 import jax
 import numpy as np
-from matplotlib import colors, figure, patches
+from matplotlib import colors, figure, patches, ticker
 
 from bionet_core import surrogate
 from bionet_tasks import cell_fate
@@ -76,6 +76,7 @@ def draw(
     noun = 'pattern' if distinct == 1 else 'patterns'
     axes.set_title(f'{title}: {distinct} {noun}', fontsize=10)
     axes.set_xlabel('cell')
+    axes.xaxis.set_major_locator(ticker.MaxNLocator(10, integer=True))
   before.set_ylabel('replicate, sorted by its pattern')
   after.tick_params(labelleft=False)
   _draw_table(axes_of['top'], trained_frequent, 'trained')
@@ -115,7 +116,7 @@ def _draw_table(axes, frequent: Mapping[str, float], title: str) -> None:
   )
   shares = axes.secondary_yaxis('right')
   shares.set_yticks(
-    range(num_rows), [f'{s:.1%}' for s in frequent.values()], fontsize=9
+    range(num_rows), [f'{s:.2%}' for s in frequent.values()], fontsize=9
   )
   for side in (axes, shares):
     side.tick_params(length=0)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Spikes: who fires when, and the membranes of a few units."""
+"""Spikes: who fires when, and what goes on in a few units."""
 
 import pathlib
 from collections.abc import Mapping
@@ -7,48 +7,84 @@ from collections.abc import Mapping
 import numpy as np
 from matplotlib import figure
 
-_MAX_TRIALS, _TRACES = 3, 4
-_SPIKES, _VOLTAGE = 'inside/state.spikes', 'inside/state.voltage'
+_MAX_TRIALS, _CLOSELY = 3, 4
+_MEMBRANE = ('spikes', 'voltage', 'adaptation')
 
 
 def has_spikes(recorded: Mapping[str, np.ndarray]) -> bool:
   """Whether the recorded cell is one layer of spiking units."""
-  return _SPIKES in recorded and _VOLTAGE in recorded
+  return all(len(_of(recorded, name)) == 1 for name in _MEMBRANE)
+
+
+def _of(recorded: Mapping[str, np.ndarray], name: str) -> list[np.ndarray]:
+  """What is recorded of membranes; a rule may keep more in a state."""
+  return [
+    leaf
+    for where, leaf in recorded.items()
+    if where.startswith('inside/state.') and where.endswith(f'.{name}')
+  ]
 
 
 def draw(recorded: Mapping[str, np.ndarray], path: pathlib.Path) -> None:
-  """Draws, a column a trial: inputs, a raster of the units, four membranes.
+  """Draws, a column a trial: inputs, a raster of the units, four units closely.
 
-  The membranes are those of the units that fire most in the drawn trials, in
-  units of the threshold at rest, dots where they fire. Shaded steps are asked.
+  These are the ones of each quarter of the units that fire most in the drawn
+  trials: their membranes, one above the other, each with its threshold at rest
+  (dotted) and dots where it fires; the leaky count of their spikes, which lifts
+  the threshold of those that adapt; and the learning signals that a rule sends
+  them, if it does. Shaded steps are asked.
 
   Args:
     recorded: the arrays of `experiments.probes.write` of a spiking cell.
     path: the PNG to write.
   """
   shown = min(len(recorded['number']), _MAX_TRIALS)
-  inputs, fired, voltage = (
-    np.asarray(recorded[name])[:, :shown]
-    for name in ('inputs', _SPIKES, _VOLTAGE)
+  inputs = np.asarray(recorded['inputs'])[:, :shown]
+  fired, voltage, adaptation = (
+    np.asarray(_of(recorded, name)[0])[:, :shown] for name in _MEMBRANE
   )
-  busiest = np.argsort(-fired.sum(axis=(0, 1)), kind='stable')[:_TRACES]
-  canvas = figure.Figure(figsize=(1 + 4 * shown, 7), layout='constrained')
+  more = {
+    'spikes counted': adaptation,
+    'learning signal': recorded.get('signals'),
+  }
+  more = {
+    name: values[:, :shown]
+    for name, values in more.items()
+    if values is not None and np.any(values)
+  }
+  count = fired.sum(axis=(0, 1))
+  quarters = np.array_split(np.arange(len(count)), min(len(count), _CLOSELY))
+  busiest = [int(part[np.argmax(count[part])]) for part in quarters]
+  apart = 1.05 * np.max(np.ptp(voltage[:, :, busiest], axis=(0, 1)))
+  heights = (1.3, 2.2, 2.2, *[1.2] * len(more))
+  canvas = figure.Figure(
+    figsize=(1 + 4.2 * shown, 1 + 1.1 * sum(heights)), layout='constrained'
+  )
   axes = canvas.subplots(
-    3, shown, squeeze=False, sharex=True, height_ratios=(1, 2, 2)
+    len(heights),
+    shown,
+    squeeze=False,
+    sharex=True,
+    sharey='row',
+    height_ratios=heights,
   )
   for j in range(shown):
-    for row, values, name in ((0, inputs, 'input'), (1, fired, 'unit')):
+    for row, values in ((0, inputs), (1, fired)):
       steps, units = np.nonzero(values[:, j])
       axes[row, j].plot(steps, units, '|', color='0.2', ms=2.5, mew=0.7)
       axes[row, j].set_ylim(-1, values.shape[-1])
-      axes[row, j].set_ylabel(name)
     for place, unit in enumerate(busiest):
-      trace = voltage[:, j, unit] + 2.5 * place  # one above the other
-      axes[2, j].plot(trace, linewidth=0.9, label=f'unit {unit}')
+      trace = voltage[:, j, unit] + apart * place
+      (line,) = axes[2, j].plot(trace, linewidth=0.8, label=f'unit {unit}')
       steps = np.flatnonzero(fired[:, j, unit])
-      axes[2, j].plot(steps, trace[steps], 'k.', ms=3)
-    axes[2, j].set_ylabel('membrane / threshold, shifted')
-    axes[2, j].set_xlabel('step')
+      axes[2, j].plot(steps, trace[steps], 'k.', ms=1.8)
+      axes[2, j].axhline(
+        apart * place + 1, color=line.get_color(), linestyle=':', linewidth=0.7
+      )
+    axes[2, j].set_yticks([])
+    for row, values in enumerate(more.values(), start=3):
+      axes[row, j].plot(values[:, j, busiest], linewidth=0.9)
+    axes[-1, j].set_xlabel('step')
     asked = np.flatnonzero(recorded['mask'][:, j])
     for row in axes[:, j]:
       if len(asked):
@@ -59,5 +95,15 @@ def draw(recorded: Mapping[str, np.ndarray], path: pathlib.Path) -> None:
       f'held-out trial {recorded["number"][j]}: {rate:.3f} spikes a step',
       fontsize=9,
     )
-  axes[2, 0].legend(frameon=False, fontsize=7, loc='upper left')
+  names = ('input', 'unit', 'membrane, shifted', *more)
+  for name, row in zip(names, axes[:, 0], strict=True):
+    row.set_ylabel(name)
+  canvas.align_ylabels(axes[:, 0])
+  canvas.legend(
+    *axes[2, 0].get_legend_handles_labels(),
+    loc='outside lower center',
+    ncols=_CLOSELY,
+    frameon=False,
+    fontsize=8,
+  )
   canvas.savefig(path, dpi=130)

@@ -2,7 +2,7 @@
 """What suites share that measure accuracy over several seeds."""
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 from scipy import stats
@@ -19,24 +19,40 @@ def held_out(config, overrides: Mapping[str, object], seed: int) -> float:
     overrides: `{dotted path: value}`.
     seed: of the run, and of all that follows it.
   """
-  config.seed = seed
   config.update_from_flattened_dict(overrides)
+  return judged(config, seed, ('held_out',))['held_out']
+
+
+def judged(
+  config, seed: int, evaluations: Sequence[str] | None = None
+) -> dict[str, float]:
+  """Trains a config and returns its main metric on each evaluation named.
+
+  Args:
+    config: the config; it is changed.
+    seed: of the run, and of all that follows it.
+    evaluations: of the task; None: all of them.
+  """
+  config.seed = seed
   run = build.build(config)
   state = updates.trained(run)
-  metrics, _, _ = evaluate.score(
-    run.learner,
-    state,
-    run.task,
-    run.task.evaluations['held_out'],
-    run.keys.held_out,
-    run.keys.held_out_noise,
-  )
-  return metrics[run.task.spec.metric]
+  metrics = {}
+  for name in evaluations or run.task.evaluations:
+    scored, _, _ = evaluate.score(
+      run.learner,
+      state,
+      run.task,
+      run.task.evaluations[name],
+      run.keys.held_out,
+      run.keys.held_out_noise,
+    )
+    metrics[name] = scored[run.task.spec.metric]
+  return metrics
 
 
 def arrays(task: tasks.Task):
   """Inputs and classes of a finite static task: training, then held out."""
-  data = evaluate.on_training_trials(task)
+  data = evaluate.on_training_trials(task, 1)  # alike for any batch size
   for evaluation in (data, task.evaluations['held_out']):
     keys = build.make_keys(0)
     trials = evaluation.sample(keys.data, np.arange(evaluation.num_trials))

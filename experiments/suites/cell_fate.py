@@ -9,6 +9,7 @@ validation.
 
 import time
 
+import jax
 import numpy as np
 
 from bionet_core import information, surrogate
@@ -46,7 +47,7 @@ def _rows(variant: str, seed: int) -> list[dict]:
   config = configs.get_config(variant)
   config.seed = seed
   built = build.build(config)
-  state = updates.trained(built)
+  state = jax.block_until_ready(updates.trained(built))
   seconds = round(time.process_time() - began, 1)
   rows = [_row(variant, seed, built, state, seconds)]
   if variant == 'gradient':

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""BPTT on every task that tests memory, held out, as its config has it.
+"""Each task that tests memory by the rules of its config, held out.
 
 Each row names the metric and its chance and ceiling. Errors are better low, and
 their 'lower 95 %' is the good side of the mean.
@@ -8,6 +8,7 @@ their 'lower 95 %' is the good side of the mean.
 import functools
 import importlib
 
+from experiments.configs import sequential_digits
 from experiments.suites import accuracy
 
 SEEDS = (0, 1, 2)
@@ -17,7 +18,7 @@ _TASKS = {
   'copying': 'accuracy 1/8 -> 1',
   'delayed_match': 'accuracy 1/2 -> 1',
   'delayed_xor': 'accuracy 1/2 -> 1',
-  'evidence_accumulation': 'accuracy 1/2 -> 1',
+  'evidence': 'accuracy 1/2 -> 1',
   'flip_flop': 'mse 1 -> 0',
   'lorenz': 'nrmse 1 -> 0',
   'sequential_digits': 'accuracy .1 -> 1',
@@ -26,19 +27,48 @@ _TASKS = {
 }
 
 
+_ONLINE = (
+  'adding',
+  'delayed_match',
+  'delayed_xor',
+  'flip_flop',
+  'lorenz',
+  'store_recall',
+  'temporal_parity',
+)
+"""Tasks whose config has online rules and that have no suite of their own."""
+
+
 def run(seeds: list[int], only: str = '') -> list[dict]:
-  """Each row: a task, BPTT's mean over seeds, the seeds' spread."""
-  scores = {
-    f'{task}, {scale}': functools.partial(_bptt, task, {})
-    for task, scale in _TASKS.items()
-  }
-  # What memory is worth: the same cell without the one that is slow.
-  scores['evidence_accumulation, LIF alone'] = functools.partial(
-    _bptt, 'evidence_accumulation', {'network.adaptive': 0.0}
-  )
+  """Each row: a task and a rule, its mean over seeds, the seeds' spread."""
+  scores = {}
+  for task, scale in _TASKS.items():
+    for variant in ('bptt', *(('d_rtrl', 'e_prop') if task in _ONLINE else ())):
+      name = f'{task}, {variant}, {scale}'
+      scores[name] = functools.partial(_score, task, variant)
+  # Digits forward in time, and what that must beat.
+  for name, learner, changes in (
+    ('d_rtrl', None, {}),
+    ('d_rtrl, traces dropped', {'name': 'truncated_bptt', 'window': 1}, {}),
+    (
+      'readout, frozen core',
+      {'name': 'bptt'},
+      {'optimizer.rate_factors': {'gru': 0.0}},
+    ),
+  ):
+    scores[f'sequential_digits, {name}'] = functools.partial(
+      _digits, learner, changes
+    )
   return accuracy.rows(scores, seeds, only)
 
 
-def _bptt(task: str, overrides: dict, seed: int) -> float:
+def _digits(learner: dict | None, overrides: dict, seed: int) -> float:
+  config = sequential_digits.get_config('d_rtrl')
+  if learner is not None:
+    config.learner = {'every': 0, 'carry': False, **learner}
+  return accuracy.held_out(config, overrides, seed)
+
+
+def _score(task: str, variant: str, seed: int) -> float:
   module = importlib.import_module(f'experiments.configs.{task}')
-  return accuracy.held_out(module.get_config('bptt'), overrides, seed)
+  return accuracy.held_out(module.get_config(variant), {}, seed)
