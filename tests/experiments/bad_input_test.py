@@ -92,6 +92,16 @@ def reserved(cell, loss, *, every: int = 3):
   return bptt.bptt(cell, loss)
 
 
+def silent():
+  task = copying.copying(num_symbols=2, time_lag=1)
+
+  def sample(key, index, batch_size=None):
+    trials = task.sample(key, index)
+    return trials.replace(mask=trials.mask * (index % 8 != 5))
+
+  return task._replace(sample=sample)
+
+
 def unmeasured():
   task = copying.copying(num_symbols=2, time_lag=1)
   spec = dataclasses.replace(task.spec, metric='utility')
@@ -317,6 +327,18 @@ TRAIN = {
   'task whose metric is not measured': (
     [COMPOSE + 'third:unmeasured,gru,bptt'],
     ["speaks of the metric 'utility'", "'held_out' gives accuracy, loss"],
+  ),
+  'task of trials that nothing judges': (
+    [COMPOSE + 'third:silent,gru,bptt'],
+    ["task 'copying': 2 of 16 trials are judged at no step", 'row 5'],
+  ),
+  'restarts that are never judged': (
+    [COPYING, '--config.restarts.count=2'],
+    ['restarts.validate_every is 100', 'updates 2 to 6', 'Set it to 5 or less'],
+  ),
+  'setting of a strategy': (
+    [COMPOSE + 'copying,gru,evosax', '--config.learner.settings={"std": 1}'],
+    ['learner.settings.std is no setting of CMA_ES', 'std_init'],
   ),
   'log_every': ([COPYING, '--config.log_every=0'], ['log_every is 0']),
   'eval_every': ([COPYING, '--config.eval_every=-1'], ['eval_every is -1']),

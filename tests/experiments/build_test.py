@@ -253,7 +253,8 @@ def test_what_does_not_fit_says_what_would(case):
 
 def _restarted(task='cell_fate', network='tissue', **settings):
   config = _config(task, network, 'bptt')
-  config.restarts.update({'count': 3, 'num_trials': 4, **settings})
+  few = {'count': 3, 'num_trials': 4, 'validate_every': 2}
+  config.restarts.update({**few, **settings})
   return config
 
 
@@ -262,7 +263,7 @@ def test_restarts_are_set_in_the_config():
 
   Validation draws are no draws of an evaluation: the noise has another key.
   """
-  run = build.build(_restarted(validate_every=2))
+  run = build.build(_restarted())
   state = updates.trained(run)
   copies = state.rule_state.shared
   assert {len(x) for x in jax.tree.leaves(copies.params)} == {3}
@@ -288,11 +289,34 @@ def test_restarts_are_set_in_the_config():
     (_restarted(num_trials=0), ValueError, 'restarts.num_trials is 0'),
     (_restarted(count=0), ValueError, 'restarts.count is 0'),
     (_restarted(active=4), ValueError, 'restarts.active is 4'),
+    (
+      _restarted(validate_every=5),
+      ValueError,
+      'validate_every is 5, and none of the updates 2 to 4 .* 3 or less',
+    ),
   ],
 )
 def test_restarts_that_cannot_be_are_refused(config, error, message):
   """Truth: the messages."""
   with pytest.raises(error, match=message):
+    build.build(config)
+
+
+def test_the_last_stage_of_restarts_is_judged():
+  """Truth: multiples of 3 and 4 among the updates of stages, by hand."""
+  config = _restarted(validate_every=3)  # judged after update 3 of 1 to 4
+  for every, steps, judged in ((3, 1, False), (3, 2, True), (4, 3, False)):
+    config.stages.b = {
+      'num_steps': steps,
+      'restarts': {'validate_every': every},
+    }
+    if judged:
+      build.build(config)
+      continue
+    with pytest.raises(ValueError, match=f'the updates 5 to {4 + steps} '):
+      build.build(config)
+  config.stages, config.num_steps = {}, 1
+  with pytest.raises(ValueError, match='count is 3 and num_steps 1'):
     build.build(config)
 
 
@@ -396,8 +420,21 @@ import jax
 import jax.numpy as jnp
 
 from bionet_learners import base, bptt
+from bionet_tasks import copying
 
 handed = []
+
+
+def silent(*, row: int = -1):
+  # Copying in which this row of every batch is asked at no step.
+  task = copying.copying(num_symbols=2, time_lag=1, num_held_out=4)
+
+  def sample(key, index, batch_size=None):
+    trials = task.sample(key, index)
+    here = index % (batch_size or len(index)) == row
+    return trials.replace(mask=jnp.where(here, 0.0, trials.mask))
+
+  return task._replace(sample=sample)
 
 
 def rule(cell, loss, *, devices=base.ONE, remat: bool = False):
@@ -455,6 +492,21 @@ def test_a_factory_that_takes_devices_is_handed_them(count, third):
   run = build.build(config)
   assert run.devices == third.handed[-1] == count
   assert run.rule is not None
+
+
+def test_trials_that_nothing_judges_are_refused(third):
+  """Truth: the one row of four whose mask is zero, in a later stage too."""
+  del third
+  config = compose.get_config('third_of_build:silent,vanilla_rnn,bptt')
+  config.batch_size, config.num_steps, config.network.hidden = 4, 3, 4
+  build.build(config)
+  words = "'copying': 1 of 4 trials are judged at no step .the first in row 2"
+  config.stages.b_silent = {'task': {'row': 2}}
+  with pytest.raises(ValueError, match=words):
+    build.build(config)
+  config.stages, config.task.row = {}, 2
+  with pytest.raises(ValueError, match=words):
+    build.build(config)
 
 
 def test_no_config_sets_what_is_handed(third):

@@ -25,6 +25,9 @@ def _folder(path, config, rows, result=None):
   (path / 'metrics.jsonl').write_text(lines)
   if result is not None:
     workdirs.write_json(path / 'result.json', result)
+    held_out = {'untrained': {'utility': 0.125}}
+    content = {'evaluations': {'held_out': held_out}}
+    workdirs.write_json(path / 'evaluation.json', content)
   return str(path)
 
 
@@ -72,17 +75,35 @@ def test_gradients_cost_their_batches():
   assert steps.tolist() == [0, 1600, 3200, 4800]
 
 
+def test_restarts_cost_the_draws_that_judge_them():
+  """Truth: counted by hand.
+
+  The first of four updates judges four copies and the pick, the second the two
+  that learn and the pick, on 8 trials of 10 and 8 of 20 steps; in the second
+  stage the fourth judges one and the pick, on 10 and 10. Two copies learn on 8
+  trials of 20 steps, then one on 12.
+  """
+  trials, steps = compare.spent(cell_fate.get_config('gradient_smoke'))
+  spent = [16 + 5 * 16, 16 + 3 * 16, 12, 12 + 2 * 20]
+  assert np.diff(trials).tolist() == spent
+  simulated = [320 + 5 * 240, 320 + 3 * 240, 240, 240 + 2 * 300]
+  assert np.diff(steps).tolist() == simulated
+
+
 def test_a_curve_is_the_held_out_rows(evolution):
-  """Truth: the rows; 60 s shared out by the steps above, 3,840 of 9,600."""
+  """Truth: the rows; 60 s shared out by the steps above, 3,840 of 9,600.
+
+  Before them stands the untrained network, which cost nothing.
+  """
   [run] = compare.load([evolution])
   curve = compare.curve(run, 'utility', 'eval')
   assert curve.label == 'evolved (evolution)'
-  assert curve.values.tolist() == [0.25, 0.5]
+  assert curve.values.tolist() == [0.125, 0.25, 0.5]
   costs = {axis: values.tolist() for axis, values in curve.costs.items()}
-  assert costs['updates'] == [2, 4]
-  assert costs['trials simulated'] == [96, 192]
+  assert costs['updates'] == [0, 2, 4]
+  assert costs['trials simulated'] == [0, 96, 192]
   np.testing.assert_allclose(
-    costs['CPU seconds of training'], [60 * 3840 / 9600, 60]
+    costs['CPU seconds of training'], [0, 60 * 3840 / 9600, 60]
   )
   assert compare.curve(run, 'utility', 'train').values.tolist() == [0.9]
 
@@ -95,29 +116,90 @@ def test_what_not_all_runs_know_is_not_drawn(evolution, tmp_path, monkeypatch):
   )
   for cpu_seconds, panels in ((10.0, 3), (None, 2)):
     other = _gradient(tmp_path / f'gradient_{panels}', cpu_seconds)
-    compare.compare([evolution, other], tmp_path / 'c.png', '', 'eval')
+    compare.compare([evolution, other], tmp_path / 'c.png', [], 'eval')
     assert len(saved[-1].axes) == panels
   axes = saved[0].axes[1]
   drawn = {line.get_label(): line for line in axes.lines}
-  assert drawn['gradient_3 (bptt)'].get_xdata().tolist() == [40, 80]
-  assert drawn['gradient_3 (bptt)'].get_ydata().tolist() == [0.25, 0.5]
+  assert drawn['gradient_3 (bptt)'].get_xdata().tolist() == [0, 40, 80]
+  assert drawn['gradient_3 (bptt)'].get_ydata().tolist() == [0.125, 0.25, 0.5]
   assert {'ceiling 0.985', 'chance 0.242'} <= set(drawn)  # of 50 replicates
   assert axes.get_xlabel() == 'trials simulated'
-  assert saved[0].axes[0].get_ylabel() == 'cell_fate: utility'
+  assert saved[0].axes[0].get_ylabel() == 'utility'
 
 
-def test_a_wide_range_is_drawn_on_a_logarithm(tmp_path, monkeypatch):
-  """Truth: 1 to 1,000 is more than thirtyfold, 1 to 10 is not."""
+def test_every_metric_has_a_row_with_its_own_levels(tmp_path, monkeypatch):
+  """Truth: the rows written here; chance is ln 8 nats and 1/8, ceiling 0, 1."""
   saved = []
   monkeypatch.setattr(
     figure.Figure, 'savefig', lambda self, *_, **__: saved.append(self)
   )
-  for last, scale in ((10, 'linear'), (1000, 'log')):
-    curve = comparison.Curve(
-      'a', np.array([0.0, 1.0]), {'updates': np.array([1, last])}
+  paths = [
+    _folder(
+      tmp_path / name,
+      copying.get_config('smoke'),
+      [{'step': 3, 'split': 'eval', 'loss': loss, 'accuracy': accuracy}],
     )
-    comparison.draw([curve], 'utility', {}, tmp_path / 'c.png')
-    assert saved[-1].axes[0].get_xscale() == scale
+    for name, loss, accuracy in (
+      ('offline', 1.0, 0.75),
+      ('online', 1.5, 0.5),
+    )
+  ]
+  compare.compare(paths, tmp_path / 'c.png', ['loss', 'accuracy'], 'eval')
+  panels = np.reshape(np.array(saved[0].axes), (2, 2))
+  for row, name, values, levels in (
+    (panels[0], 'loss', [1.0, 1.5], {'ceiling': 0, 'chance': np.log(8)}),
+    (panels[1], 'accuracy', [0.75, 0.5], {'ceiling': 1, 'chance': 0.125}),
+  ):
+    assert row[0].get_ylabel() == name
+    for axes in row:
+      *curves, top, bottom = axes.lines
+      assert [line.get_ydata().item() for line in curves] == values
+      for line, level in ((top, 'ceiling'), (bottom, 'chance')):
+        assert line.get_label().startswith(level)
+        np.testing.assert_allclose(line.get_ydata(), levels[level])
+  assert panels[1, 0].get_xlabel() == 'updates'
+
+
+def test_a_wide_range_is_drawn_on_a_logarithm(tmp_path, monkeypatch):
+  """Truth: 1 to 1,000 is more than thirtyfold, 1 to 10 is not; 0 is drawn."""
+  saved = []
+  monkeypatch.setattr(
+    figure.Figure, 'savefig', lambda self, *_, **__: saved.append(self)
+  )
+  for last, scale in ((10, 'linear'), (1000, 'symlog')):
+    curve = comparison.Curve(
+      'a', np.array([0.0, 0.5, 1.0]), {'updates': np.array([0, 1, last])}
+    )
+    one = comparison.Compared('utility', [curve], {})
+    comparison.draw('toy', [one], tmp_path / 'c.png')
+    axes = saved[-1].axes[0]
+    assert axes.get_xscale() == scale and axes.get_xlim()[0] == 0
+
+
+def test_a_level_that_would_press_the_curves_flat_is_named(
+  tmp_path, monkeypatch
+):
+  """Truth: .9 to .95 below a ceiling of 1; chance .8 is near, 0 is not."""
+  saved = []
+  monkeypatch.setattr(
+    figure.Figure, 'savefig', lambda self, *_, **__: saved.append(self)
+  )
+  curve = comparison.Curve(
+    'a', np.array([0.9, 0.95]), {'updates': np.array([1, 2])}
+  )
+  for chance, drawn, said in (
+    (0.8, {'ceiling 1', 'chance 0.8'}, 'chance\n0.8'),
+    (0.0, {'ceiling 1'}, 'chance\n0\nbeyond'),
+  ):
+    one = comparison.Compared(
+      'utility', [curve], {'ceiling': 1.0, 'chance': chance}
+    )
+    comparison.draw('toy', [one], tmp_path / 'c.png')
+    axes = saved[-1].axes[0]
+    assert {line.get_label() for line in axes.lines} == {'a', *drawn}
+    assert {text.get_text() for text in axes.texts} == {'ceiling\n1', said}
+    low, high = axes.get_ylim()
+    assert (0.7 if chance else 0.85) < low < 0.9 and 1 < high < 1.1
 
 
 def test_what_cannot_be_compared_is_refused(evolution, tmp_path):
@@ -147,7 +229,7 @@ def test_the_command_says_what_it_drew(
   given = {
     '_WORKDIRS': [evolution],
     '_OUTPUT': str(output),
-    '_METRIC': '',
+    '_METRIC': [],
     '_SPLIT': 'eval',
   }
   for name, value in given.items():
@@ -155,8 +237,8 @@ def test_the_command_says_what_it_drew(
     monkeypatch.setattr(compare, name, holder, raising=False)
   compare._main([])
   assert capsys.readouterr().out.splitlines() == [
-    'evolved (evolution)  0.5000 after 4 updates, 192 trials simulated, '
-    '60 CPU seconds of training',
+    'evolved (evolution)  utility 0.5000 after 4 updates, 192 trials '
+    'simulated, 60 CPU seconds of training',
     f'wrote {output}',
   ]
   assert output.read_bytes()[:8] == b'\x89PNG\r\n\x1a\n'

@@ -148,6 +148,22 @@ def test_a_learner_of_no_rule_shows_its_outputs(copying):
   np.testing.assert_array_equal(found['outputs'], recorded['outputs'])
 
 
+def test_what_a_rule_tells_units_is_recorded(copying):
+  """Truth: a rule that tells each unit of a GRU its own state, if asked."""
+  run, state, recorded = copying
+
+  def learning_signal(params, constants, rule_state, emission, targets, mask):
+    del params, constants, rule_state, targets
+    return emission * mask[:, None]
+
+  telling = run.rule._replace(learning_signal=learning_signal)
+  found = probes.record(run._replace(rule=telling), state, CHOSEN)
+  expected = recorded['inside/state'] * recorded['mask'][..., None]
+  expected = expected * len(CHOSEN)  # of each trial, not of their mean
+  np.testing.assert_allclose(found['signals'], expected, rtol=1e-5, atol=1e-7)
+  assert 'signals' not in recorded and np.any(expected)
+
+
 def test_what_a_rule_keeps_per_trial_is_named_by_its_place(copying):
   """Truth: a rule that keeps one array, and one that keeps a tree."""
   run, state, _ = copying
@@ -187,17 +203,16 @@ def test_what_is_no_held_out_trial_is_refused(number, copying):
   assert 'from 0 to 19' in str(error.value)
 
 
-def test_too_much_is_refused_before_it_is_recorded(
-  copying, tmp_path, monkeypatch
-):
-  """Truth: 8 steps of 3 trials of 8 floats and a counter: 864 bytes."""
-  run, state, _ = copying
-  monkeypatch.setattr(probes, '_MAX_BYTES', 8 * 3 * (8 + 1) * 4 - 1)
-  with pytest.raises(ValueError, match=r'3 trials are .* GiB; name fewer'):
-    probes.write(run, state, CHOSEN, tmp_path)
-  assert list(tmp_path.iterdir()) == []
-  monkeypatch.setattr(probes, '_MAX_BYTES', 8 * 3 * (8 + 1) * 4)
-  probes.record(run, state, CHOSEN)
+def test_too_much_is_refused_before_the_run_begins(copying, monkeypatch):
+  """Truth: the bytes of what is recorded in the end."""
+  run, _, recorded = copying
+  size = sum(x.nbytes for x in recorded.values())
+  numbers = [str(number) for number in CHOSEN]
+  monkeypatch.setattr(probes, '_MAX_BYTES', size - 1)
+  with pytest.raises(ValueError, match=r'3 trials is .* GiB; name fewer'):
+    probes.parse(numbers, run)
+  monkeypatch.setattr(probes, '_MAX_BYTES', size)
+  assert probes.parse(numbers, run) == CHOSEN
 
 
 @pytest.mark.parametrize('name', ['copying', 'prototypes'])

@@ -109,26 +109,35 @@ def test_a_forecast_shows_the_asked_steps(saved, tmp_path):
 def test_a_raster_shows_every_spike(saved, tmp_path):
   """Truth: what was recorded; the membrane and spikes of the busiest unit."""
   generator = np.random.default_rng(0)
-  fired = (generator.uniform(size=(STEPS, 2, 5)) < 0.4).astype(float)
-  voltage = generator.normal(size=(STEPS, 2, 5))
+  fired = (generator.uniform(size=(STEPS, 2, 8)) < 0.4).astype(float)
+  voltage = generator.normal(size=(STEPS, 2, 8))
   recorded = {
     'number': np.array([4, 7]),
     'inputs': (generator.uniform(size=(STEPS, 2, 3)) < 0.5).astype(float),
     'mask': np.tile(np.arange(STEPS)[:, None] > 3, (1, 2)).astype(float),
     'inside/state.spikes': fired,
     'inside/state.voltage': voltage,
+    'inside/state.adaptation': np.zeros((STEPS, 2, 8)),
+    'signals': generator.normal(size=(STEPS, 2, 8)),
   }
   assert spikes.has_spikes(recorded)
   assert not spikes.has_spikes({'inside/state': voltage})
   spikes.draw(recorded, tmp_path / 's.png')
-  axes = np.reshape(saved[0].axes, (3, 2))
+  axes = np.reshape(saved[0].axes, (4, 2))  # nothing adapts: no row of it
+  count = fired.sum(axis=(0, 1)).reshape(4, 2)  # of quarters
+  busiest = 2 * np.arange(4) + np.argmax(count, axis=1)
+  names = [row.get_ylabel() for row in axes[:, 0]]
+  assert names == ['input', 'unit', 'membrane, shifted', 'learning signal']
   for j in range(2):
     for row, values in ((0, recorded['inputs']), (1, fired)):
       (raster,) = axes[row, j].lines
       steps, units = np.nonzero(values[:, j])
       np.testing.assert_array_equal(raster.get_xdata(), steps)
       np.testing.assert_array_equal(raster.get_ydata(), units)
-    first = int(np.argsort(-fired.sum(axis=(0, 1)), kind='stable')[0])
+    for line, unit in zip(axes[3, j].lines, busiest, strict=True):
+      told = recorded['signals'][:, j, unit]
+      np.testing.assert_allclose(line.get_ydata(), told)
+    first = int(busiest[0])
     trace, dots = axes[2, j].lines[:2]
     np.testing.assert_allclose(trace.get_ydata(), voltage[:, j, first])
     np.testing.assert_array_equal(

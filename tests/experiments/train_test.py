@@ -52,7 +52,7 @@ FLOATS = {'adding', 'cell_fate', 'flip_flop', 'lorenz'}
 CLASSES = set(NAMES) - FLOATS  # experiments that answer in them
 ALSO = {  # figures beside the learning curve
   **{name: {'confusion_matrix.png'} for name in CLASSES},
-  'evidence_accumulation': {'confusion_matrix.png', 'evaluations.png'},
+  'evidence': {'confusion_matrix.png', 'evaluations.png'},
   'cell_fate': {
     'evaluations.png',
     'patterns.png',
@@ -395,7 +395,7 @@ def test_result_is_the_last_word(name, finished):
     last.learner,
     state,
     last.task,
-    evaluate.on_training_trials(last.task),
+    evaluate.on_training_trials(last.task, last.batch_size),
     last.keys.data,
     last.keys.noise,
   )
@@ -482,6 +482,7 @@ def test_a_finished_run_says_so_and_stands(finished, tmp_path, start, capsys):
     }
 
   before = files()
+  capsys.readouterr()  # the run itself may have been made just now
   start(_config('copying'), workdir)  # ends, and not by SystemExit: status 0
   lines = capsys.readouterr().out.splitlines()
   assert lines[0] == f'{workdir} is finished already; nothing to do.'
@@ -722,6 +723,13 @@ def test_schedules_and_streams_see_the_update_and_the_row():
   for step, (targets, rows) in enumerate(seen, start=3):
     np.testing.assert_array_equal(targets, np.full(size, step))
     np.testing.assert_array_equal(rows, np.arange(size))
+  # What is fitted is judged on these very trials.
+  fitted = evaluate.on_training_trials(toy.task, size)
+  trials = fitted.sample(run.keys.data, jnp.arange(3 * size, 7 * size))
+  np.testing.assert_array_equal(
+    trials.targets[0], np.concatenate([targets for targets, _ in seen])
+  )
+  np.testing.assert_array_equal(trials.index, np.tile(np.arange(size), 4))
 
 
 ################################################################################

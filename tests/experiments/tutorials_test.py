@@ -16,8 +16,10 @@ _PROMISES = {
   '02_training_loop.py': ('accuracy', 0.95),
   # In its short form it learns nothing; the test that is slow runs the whole.
   '03_cell_fate.py': ('utility', 0.0),
+  '04_online_learning.py': ('accuracy', 0.0),  # likewise
 }
-_SHORT = {'03_cell_fate.py'}
+_SHORT = {'03_cell_fate.py', '04_online_learning.py'}
+_SLOW = {'03_cell_fate.py'}  # even so
 
 
 def test_every_tutorial_makes_a_promise():
@@ -55,7 +57,7 @@ def ran(tmp_path_factory):
 @pytest.mark.parametrize(
   'name',
   [
-    pytest.param(name, marks=[pytest.mark.slow] if name in _SHORT else [])
+    pytest.param(name, marks=[pytest.mark.slow] if name in _SLOW else [])
     for name in _PROMISES
   ],
 )
@@ -98,7 +100,7 @@ def test_the_third_measures_the_bias_and_draws_the_rate(ran):
 
 @pytest.mark.slow
 def test_the_whole_third_finds_the_pattern(tmp_path):
-  """Truth: what it says of itself: nearly the ceiling, signs (-, +, -)."""
+  """Truth: what it says of itself: nearly the ceiling, signs (+, -, +)."""
   done = subprocess.run(
     [sys.executable, str(_TUTORIALS / '03_cell_fate.py')],
     cwd=tmp_path,
@@ -110,4 +112,34 @@ def test_the_whole_third_finds_the_pattern(tmp_path):
   [reached] = re.findall(r'held-out utility ([\d.]+)', done.stdout)
   assert float(reached) >= 0.8
   signs = re.findall(r'^f\((?:0.00|0.50|1.00)\) = +([+-])', done.stdout, re.M)
-  assert signs == ['-', '+', '-']
+  assert signs == ['+', '-', '+']
+
+
+def test_the_fourth_draws_what_it_trained(ran):
+  """Truth: its table of credit, flat memory of the online rule; two PNGs."""
+  printed, folder = ran('04_online_learning.py')
+  assert re.search(r"^\['gru'\]\['w_h'\] +108 +72 +36 +0 +0 ", printed, re.M)
+  assert len(re.findall(r'loss [\d.]+, accuracy [\d.]+$', printed, re.M)) == 3
+  for name in ('04_online_learning', '04_spikes'):
+    content = (folder / 'runs' / f'{name}.png').read_bytes()
+    assert content[:8] == b'\x89PNG\r\n\x1a\n' and len(content) > 10_000
+
+
+@pytest.mark.slow
+def test_the_whole_fourth_learns_to_remember(tmp_path):
+  """Truth: what it says: BPTT above D-RTRL, that far above no trace; e-prop."""
+  done = subprocess.run(
+    [sys.executable, str(_TUTORIALS / '04_online_learning.py')],
+    cwd=tmp_path,
+    capture_output=True,
+    text=True,
+    check=True,
+    timeout=900,
+  )
+  found = re.findall(r', accuracy ([\d.]+)$', done.stdout, re.M)
+  offline, online, without = map(float, found)
+  assert offline > 0.9 and online > 0.7 and without < 0.55
+  [_, flat] = re.findall(r'MiB at a lag of .*: (.*)$', done.stdout, re.M)
+  assert len(set(flat.split(', '))) == 1
+  spiking = re.findall(r'held-out accuracy ([\d.]+)', done.stdout)
+  assert float(spiking[-1]) > 0.9 and float(spiking[0]) < 0.7
