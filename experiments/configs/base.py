@@ -81,35 +81,101 @@ def base_config() -> config_dict.ConfigDict:
   return config
 
 
+def gru_config(variant: str) -> config_dict.ConfigDict:
+  """A GRU of 64 units that learns by a rule: what the tasks of memory share.
+
+  Args:
+    variant: the rule that it names, as in `choose_rule`; else 'bptt'.
+  """
+  config = base_config()
+  config.batch_size = 64
+  config.num_steps = 500
+  config.log_every = 50
+  config.eval_every = 100
+  # The cell: any of `experiments.train --list`.
+  config.network.name = 'gru'
+  # Hidden units.
+  config.network.hidden = 64
+  choose_rule(config, variant if variant in ('d_rtrl', 'e_prop') else 'bptt')
+  config.optimizer.name = 'adam'
+  config.optimizer.learning_rate = 1e-2
+  config.optimizer.clip_norm = 1.0
+  return config
+
+
+def gru_variants(
+  smoke: Mapping[str, object],
+) -> dict[str, dict[str, object]]:
+  """Variants of `gru_config`: each rule by its name, and 'smoke'.
+
+  Args:
+    smoke: what makes the task small.
+  """
+  # Credit by traces goes as far as a unit remembers, so that a GRU starts with
+  # update gates that are nearly closed.
+  online = {'network.update_bias': -2.0, 'optimizer.schedule': 'cosine'}
+  return {
+    'bptt': {},
+    'd_rtrl': online,
+    'e_prop': online,
+    'smoke': {
+      'num_steps': 6,
+      'batch_size': 8,
+      'network.hidden': 8,
+      'log_every': 3,
+      'eval_every': 3,
+      **smoke,
+    },
+  }
+
+
 def choose_rule(config: config_dict.ConfigDict, rule: str) -> None:
-  """Fills in the learner's section for a rule that several tasks compare.
+  """Fills in the learner's section for a rule that experiments compare.
 
   Args:
     config: the config; its learner's own keys are set.
-    rule: 'bptt', 'd_rtrl', or 'e_prop' with random feedback.
+    rule: 'bptt' or any rule of its family that a config takes.
   """
   config.learner.name = rule
   if rule == 'bptt':
     # Recompute each step in the backward pass: less memory, more time.
     config.learner.remat = False
-    return
-  # Steps between updates of the traces; 1 is fully online.
-  config.learner.window = 10
-  # What traces are stored in: 'float32', or 'bfloat16' for half the memory.
-  config.learner.trace_dtype = 'float32'
+  if rule == 'snap':
+    # Steps that influence may travel; the number of units makes it rtrl.
+    config.learner.order = 1
+  if rule == 'truncated_bptt':
+    # Steps that credit may travel back; 1 drops all traces.
+    config.learner.window = 1
+  if rule in ('d_rtrl', 'e_prop', 'rflo', 'three_factor'):
+    # Steps between updates of the traces; 1 is fully online.
+    config.learner.window = 10
+    # What traces are stored in: 'float32', or 'bfloat16' for half the memory.
+    config.learner.trace_dtype = 'float32'
   if rule == 'd_rtrl':
     # Inside a window: 'cut', the rule itself, or 'exact', full reverse mode.
     config.learner.within = 'cut'
     # 'forward', 'reverse' (no traces, memory O(T)) or 'auto'.
     config.learner.execution = 'forward'
-  else:
+  if rule == 'pp_prop':
+    # Of the filters of pre and post, a step.
+    config.learner.decay = 0.9
+  if rule in ('e_prop', 'rflo'):
     # Feedback weights: 'symmetric', 'random' or 'adaptive'.
     config.learner.feedback = 'random'
     # Rate and weight decay of adaptive feedback, an update.
     config.learner.adaptation_rate = 1e-2
     config.learner.adaptation_decay = 1e-3
+  if rule == 'e_prop':
     # Low-pass factor of the traces a step; 0 for a readout that does not leak.
     config.learner.kappa = 0.0
+  if rule == 'rflo':
+    # Time constant of the traces' leak, in steps.
+    config.learner.tau = 10.0
+  if rule == 'three_factor':
+    # 'surprise' (the loss less its mean) or 'loss'.
+    config.learner.modulator = 'surprise'
+    # Rate of the running mean of the loss.
+    config.learner.expectation_rate = 0.1
 
 
 def apply_variant(

@@ -67,7 +67,7 @@ def get_config(variant: str = 'bptt') -> config_dict.ConfigDict:
 
   cell, rule = _PARTS.get(variant, ('gru', 'bptt'))
   _choose_cell(config, cell)
-  _choose_rule(config, rule)
+  base.choose_rule(config, rule)
 
   config.optimizer.name = 'adam'
   config.optimizer.learning_rate = 1e-2
@@ -95,50 +95,6 @@ def _choose_cell(config: config_dict.ConfigDict, cell: str) -> None:
   if cell != 'gru':
     # Hidden sizes of a tanh MLP as the readout; none: linear.
     config.network.readout = (128,)
-
-
-def _choose_rule(config: config_dict.ConfigDict, rule: str) -> None:
-  """The learner's section of a rule."""
-  config.learner.name = rule
-  if rule == 'bptt':
-    # Recompute each step in the backward pass: less memory, more time.
-    config.learner.remat = False
-  if rule == 'snap':
-    # Steps that influence may travel; the number of units makes it rtrl.
-    config.learner.order = 1
-  if rule == 'truncated_bptt':
-    # Steps that credit may travel back; 1 drops all traces.
-    config.learner.window = 1
-  if rule in ('d_rtrl', 'e_prop', 'rflo', 'three_factor'):
-    # Steps between updates of the traces; 1 is fully online.
-    config.learner.window = 10
-    # What traces are stored in: 'float32', or 'bfloat16' for half the memory.
-    config.learner.trace_dtype = 'float32'
-  if rule == 'd_rtrl':
-    # Inside a window: 'cut', the rule itself, or 'exact', full reverse mode.
-    config.learner.within = 'exact'
-    # 'forward', 'reverse' (no traces, memory O(T)) or 'auto'.
-    config.learner.execution = 'forward'
-  if rule == 'pp_prop':
-    # Of the filters of pre and post, a step.
-    config.learner.decay = 0.9
-  if rule in ('e_prop', 'rflo'):
-    # Feedback weights: 'symmetric', 'random' or 'adaptive'.
-    config.learner.feedback = 'random'
-    # Rate and weight decay of adaptive feedback, an update.
-    config.learner.adaptation_rate = 1e-2
-    config.learner.adaptation_decay = 1e-3
-  if rule == 'e_prop':
-    # Low-pass factor of the traces a step; 0 for a readout that does not leak.
-    config.learner.kappa = 0.0
-  if rule == 'rflo':
-    # Time constant of the traces' leak, in steps.
-    config.learner.tau = 10.0
-  if rule == 'three_factor':
-    # 'surprise' (the loss less its mean) or 'loss'.
-    config.learner.modulator = 'surprise'
-    # Rate of the running mean of the loss.
-    config.learner.expectation_rate = 0.1
 
 
 _PARTS = {
@@ -188,7 +144,7 @@ _SMALL = {
   'optimizer.schedule': 'cosine',
 }
 # The rule itself, a step at a time.
-_STEPWISE = {'learner.within': 'cut', 'learner.window': 1}
+_STEPWISE = {'learner.window': 1}
 _LRU = {
   'batch_size': 64,
   'num_steps': 300,
@@ -199,9 +155,10 @@ _FROZEN = {'optimizer.rate_factors.lru': 0.0}
 _VARIANTS = {
   'bptt': {},
   'quickstart_bptt': _QUICKSTART,
-  'quickstart_d_rtrl': {**_QUICKSTART, 'learner.within': 'cut'},
+  'quickstart_d_rtrl': _QUICKSTART,
   'd_rtrl': {
     **_ONLINE,
+    'learner.within': 'exact',
     'batch_size': 128,
     'optimizer.learning_rate': 4e-2,
   },

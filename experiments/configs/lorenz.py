@@ -31,11 +31,8 @@ from experiments.configs import base
 
 def get_config(variant: str = 'bptt') -> config_dict.ConfigDict:
   """The config of a variant."""
-  config = base.base_config()
+  config = base.gru_config('d_rtrl' if variant == 'stream' else variant)
   config.batch_size = 32
-  config.num_steps = 500
-  config.log_every = 50
-  config.eval_every = 100
 
   config.task.name = 'lorenz'
   # Steps of a trial.
@@ -50,49 +47,25 @@ def get_config(variant: str = 'bptt') -> config_dict.ConfigDict:
   config.task.num_held_out = 200
   # Seed of the orbits.
   config.task.seed = config.get_oneway_ref('seed')
-
-  # The cell: any of `experiments.train --list`.
-  config.network.name = 'gru'
-  # Hidden units.
-  config.network.hidden = 64
-
-  rules = {'d_rtrl': 'd_rtrl', 'e_prop': 'e_prop', 'stream': 'd_rtrl'}
-  base.choose_rule(config, rules.get(variant, 'bptt'))
-
-  config.optimizer.name = 'adam'
-  config.optimizer.learning_rate = 1e-2
-  config.optimizer.clip_norm = 1.0
   return base.apply_variant(config, variant, _VARIANTS)
 
 
-# Credit by traces goes as far as a unit remembers, so that a GRU starts with
-# update gates that are nearly closed.
-_ONLINE = {'network.update_bias': -2.0, 'optimizer.schedule': 'cosine'}
-
-_VARIANTS = {
-  'bptt': {},
-  'd_rtrl': _ONLINE,
-  'e_prop': _ONLINE,
-  'stream': {
-    'num_steps': 250,
-    'log_every': 5,
-    'eval_every': 25,
-    'task.stream': True,
-    'learner.window': 1,
-    'learner.every': 1,
-    'learner.carry': True,
-    # Neighbours in time are alike: a higher rate follows each stream about.
-    'optimizer.learning_rate': 5e-4,
-    'optimizer.schedule': 'cosine',
-  },
-  'smoke': {
-    'num_steps': 6,
-    'batch_size': 8,
+_VARIANTS = base.gru_variants(
+  smoke={
     'task.length': 6,
     'task.washout': 2,
     'task.num_held_out': 20,
-    'network.hidden': 8,
-    'log_every': 3,
-    'eval_every': 3,
-  },
+  }
+)
+_VARIANTS['stream'] = {
+  'num_steps': 250,
+  'log_every': 5,
+  'eval_every': 25,
+  'task.stream': True,
+  'learner.window': 1,
+  'learner.every': 1,
+  'learner.carry': True,
+  # Neighbours in time are alike: a higher rate follows each stream about.
+  'optimizer.learning_rate': 5e-4,
+  'optimizer.schedule': 'cosine',
 }

@@ -27,11 +27,8 @@ from experiments.configs import base
 
 def get_config(variant: str = 'bptt') -> config_dict.ConfigDict:
   """The config of a variant."""
-  config = base.base_config()
-  config.batch_size = 64
+  config = base.gru_config(variant)
   config.num_steps = 1000
-  config.log_every = 50
-  config.eval_every = 100
 
   config.task.name = 'temporal_parity'
   # Bits, at most.
@@ -40,37 +37,13 @@ def get_config(variant: str = 'bptt') -> config_dict.ConfigDict:
   config.task.min_bits = 2
   # Fresh trials to be judged by.
   config.task.num_held_out = 1000
-
-  # The cell: any of `experiments.train --list`.
-  config.network.name = 'gru'
-  # Hidden units.
-  config.network.hidden = 64
-
-  online = variant in ('d_rtrl', 'e_prop')
-  base.choose_rule(config, variant if online else 'bptt')
-
-  config.optimizer.name = 'adam'
-  config.optimizer.learning_rate = 1e-2
-  config.optimizer.clip_norm = 1.0
   return base.apply_variant(config, variant, _VARIANTS)
 
 
-# Credit by traces goes as far as a unit remembers, so that a GRU starts with
-# update gates that are nearly closed.
-_ONLINE = {'network.update_bias': -2.0, 'optimizer.schedule': 'cosine'}
-
-_VARIANTS = {
-  'bptt': {},
-  'd_rtrl': _ONLINE,
-  'e_prop': _ONLINE,
-  'smoke': {
-    'num_steps': 6,
-    'batch_size': 8,
+_VARIANTS = base.gru_variants(
+  smoke={
     'task.num_bits': 3,
     'task.min_bits': 1,
     'task.num_held_out': 20,
-    'network.hidden': 8,
-    'log_every': 3,
-    'eval_every': 3,
-  },
-}
+  }
+)

@@ -11,14 +11,22 @@ from bionet_tasks import base as tasks
 from experiments import build, evaluate, updates
 
 
-def held_out(config, overrides: Mapping[str, object], seed: int) -> float:
+def held_out(
+  config,
+  overrides: Mapping[str, object],
+  seed: int,
+  learner: Mapping[str, object] | None = None,
+) -> float:
   """Trains a config and returns its main metric on the held-out trials.
 
   Args:
     config: the config; it is changed.
     overrides: `{dotted path: value}`.
     seed: of the run, and of all that follows it.
+    learner: a section in place of the config's own, which is another rule's.
   """
+  if learner is not None:
+    config.learner = {'every': 0, 'carry': False, **learner}
   config.update_from_flattened_dict(overrides)
   return judged(config, seed, ('held_out',))['held_out']
 

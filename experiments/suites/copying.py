@@ -118,6 +118,4 @@ def _variant(variant: str, changes: Mapping, seed: int) -> float:
 
 def _score(setting: _Setting, rule: Mapping | None, seed: int) -> float:
   config = configs.get_config(setting.variant)
-  if rule is not None:
-    config.learner = {'every': 0, 'carry': False, **rule}
-  return accuracy.held_out(config, setting.changes, seed)
+  return accuracy.held_out(config, setting.changes, seed, rule)

@@ -64,9 +64,7 @@ def run(seeds: list[int], only: str = '') -> list[dict]:
 
 def _digits(learner: dict | None, overrides: dict, seed: int) -> float:
   config = sequential_digits.get_config('d_rtrl')
-  if learner is not None:
-    config.learner = {'every': 0, 'carry': False, **learner}
-  return accuracy.held_out(config, overrides, seed)
+  return accuracy.held_out(config, overrides, seed, learner)
 
 
 def _score(task: str, variant: str, seed: int) -> float:

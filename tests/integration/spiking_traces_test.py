@@ -29,7 +29,7 @@ import pytest
 
 from bionet_core import interfaces
 from bionet_core.cells import spiking
-from bionet_learners import bptt, e_prop, pp_prop, three_factor
+from bionet_learners import bptt, e_prop, pp_prop, rtrl, three_factor
 from bionet_tasks import base
 
 pytestmark = pytest.mark.oracle
@@ -38,6 +38,7 @@ STEPS, BATCH, INPUTS, UNITS, OUTPUTS = 8, 3, 3, 6, 2
 KEY = jax.random.key(4)
 BETA = 0.3
 WEIGHT, TARGET = 0.5, 100.0  # of what rates cost; Hz
+EXACT = {'bptt': bptt.bptt, 'rtrl': rtrl.rtrl}
 SPEC = types.SimpleNamespace(input_shape=(INPUTS,), num_outputs=OUTPUTS)
 
 
@@ -75,8 +76,8 @@ def found(feedback, **settings):
     cell, trials = make(**settings), some_trials()
     params, constants = cell.init(KEY, trials.inputs[0])
     params['readout']['w'] *= 3
-    if feedback == 'bptt':
-      rule = bptt.bptt(cell, base.cross_entropy)
+    if feedback in EXACT:
+      rule = EXACT[feedback](cell, base.cross_entropy)
     else:
       rule = e_prop.e_prop(
         cell, base.cross_entropy, feedback=feedback, window=3
@@ -201,6 +202,20 @@ def test_what_rates_cost_is_in_the_traces():
   without = found('random')[1]
   np.testing.assert_allclose(loss - without, cost, rtol=1e-9)
   assert cost > 0.1
+
+
+def test_exact_sensitivities_have_what_rates_cost():
+  """Truth: backpropagation, float64. Mutant: rates that cost nothing."""
+  costs = {'rate_weight': WEIGHT, 'rate_target': TARGET}
+  exact, forward, free = (
+    found(rule, **more)[0]
+    for rule, more in (('bptt', costs), ('rtrl', costs), ('rtrl', {}))
+  )
+  for module, name in (('spiking', 'w_in'), ('spiking', 'w_recurrent')):
+    truth, got = exact[module][name], forward[module][name]
+    assert np.linalg.norm(got - truth) < 1e-9 * np.linalg.norm(truth)
+    other = free[module][name]
+    assert np.linalg.norm(other - truth) > 1e-2 * np.linalg.norm(truth)
 
 
 @pytest.mark.parametrize('feedback', ['symmetric', 'random'])

@@ -110,8 +110,8 @@ def score_step(
   elif state is None:
     raise ValueError(
       'the cell has a penalty on its state, and this rule scores emissions '
-      'alone; choose one that sees states (bptt, truncated_bptt, d_rtrl, '
-      'e_prop, rflo, evolution), or set the penalty to 0.'
+      'alone; choose one that sees states (bptt, rtrl, d_rtrl, e_prop, rflo, '
+      'uoro, evolution), or set the penalty to 0.'
     )
 
   def asked(emission, targets, mask, state):

@@ -90,9 +90,11 @@ def rtrl(cell: interfaces.Cell, loss: interfaces.StepLoss) -> base.GradientRule:
 
       def scored(flat, rows):
         state = forward.with_rows(at.state, rows)
-        emission, _ = cell.step(unravel(flat), constants, state, noise, inputs)
+        emission, after = cell.step(
+          unravel(flat), constants, state, noise, inputs
+        )
         return unroll.score_step(
-          cell, loss, unravel(flat), constants, emission, targets, mask
+          cell, loss, unravel(flat), constants, emission, targets, mask, after
         )
 
       def asked():

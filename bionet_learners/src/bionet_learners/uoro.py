@@ -100,9 +100,9 @@ def uoro(cell: interfaces.Cell, loss: interfaces.StepLoss) -> base.GradientRule:
       row = forward.rows(at.state)
 
       def scored(flat, row):
-        emission, _ = step(flat, row, at.state, noise, inputs)
+        emission, after = step(flat, row, at.state, noise, inputs)
         return unroll.score_step(
-          cell, loss, unravel(flat), constants, emission, targets, mask
+          cell, loss, unravel(flat), constants, emission, targets, mask, after
         )
 
       def credit():
