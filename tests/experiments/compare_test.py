@@ -108,6 +108,13 @@ def test_a_curve_is_the_held_out_rows(evolution):
   assert compare.curve(run, 'utility', 'train').values.tolist() == [0.9]
 
 
+def test_a_warm_start_is_no_untrained_network(evolution):
+  """Truth: the rows alone, where another run had learned before."""
+  [run] = compare.load([evolution])
+  run.config.init_from = 'runs/another'
+  assert compare.curve(run, 'utility', 'eval').values.tolist() == [0.25, 0.5]
+
+
 def test_what_not_all_runs_know_is_not_drawn(evolution, tmp_path, monkeypatch):
   """Truth: seconds of a resumed run are unknown; chance and ceiling are not."""
   saved = []
