@@ -15,9 +15,12 @@ from experiments import build, parallel
 
 def init(run: build.Run) -> learners.LearnerState:
   """The learner's state before the first update, whole."""
+  return jax.jit(run.learner.init)(run.keys.init, _first_trials(run))
+
+
+def _first_trials(run: build.Run):
   index = jnp.arange(run.batch_size)
-  trials = run.task.sample(run.keys.data, index, run.batch_size)
-  return jax.jit(run.learner.init)(run.keys.init, trials)
+  return run.task.sample(run.keys.data, index, run.batch_size)
 
 
 def place(
@@ -94,14 +97,21 @@ def make_advance_between(
       )
     if first == start > 0:
       old = whole(run, state)
-      fresh = init(stage).rule_state
-      state = place(
-        stage,
-        old._replace(rule_state=fresh._replace(shared=old.rule_state.shared)),
-      )
+      rule_state = old.rule_state._replace(per_trial=_fresh_per_trial(stage))
+      state = place(stage, old._replace(rule_state=rule_state))
     return made[start](state, first - start, last - start)
 
   return advance
+
+
+def _fresh_per_trial(stage: build.Run):
+  """What the rule of a stage keeps per trial before its first update."""
+
+  @jax.jit  # which drops, and does not compile, the rest of the state
+  def per_trial(key):
+    return stage.learner.init(key, _first_trials(stage)).rule_state.per_trial
+
+  return per_trial(stage.keys.init)
 
 
 def _stage(run: build.Run, step: int) -> tuple[int, build.Run]:
