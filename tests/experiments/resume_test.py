@@ -27,7 +27,7 @@ DRIVER = pathlib.Path(__file__).with_name('killed_runs.py')
 RUNS = {
   'prototypes': [
     '--config=experiments/configs/prototypes.py:smoke',
-    '--config.num_epochs=400',
+    '--config.num_epochs=800',
     '--config.log_every=50',
     '--config.eval_every=500',
     '--config.checkpoint_every=100',

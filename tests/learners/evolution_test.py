@@ -513,7 +513,7 @@ def test_a_gru_learns_to_recall(loss):
     def advance(state, update):
       return learner.update(state, KEY, recall(update * batch, batch))
 
-    return jax.lax.scan(advance, state, jnp.arange(60))[0]
+    return jax.lax.scan(advance, state, jnp.arange(120))[0]
 
   fresh = recall(10**6, 500)
   outputs = jax.jit(learner.predict)(learned(KEY), KEY, fresh)
