@@ -7,6 +7,7 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
+from bionet_core import interfaces
 from bionet_learners import base as learners
 from bionet_learners.training import learner as ranges
 from bionet_learners.training import metrics
@@ -18,7 +19,7 @@ def init(run: build.Run) -> learners.LearnerState:
   return jax.jit(run.learner.init)(run.keys.init, _first_trials(run))
 
 
-def _first_trials(run: build.Run):
+def _first_trials(run: build.Run) -> interfaces.Trials:
   index = jnp.arange(run.batch_size)
   return run.task.sample(run.keys.data, index, run.batch_size)
 
@@ -104,7 +105,7 @@ def make_advance_between(
   return advance
 
 
-def _fresh_per_trial(stage: build.Run):
+def _fresh_per_trial(stage: build.Run) -> interfaces.ArrayTree:
   """What the rule of a stage keeps per trial before its first update."""
 
   @jax.jit  # which drops, and does not compile, the rest of the state

@@ -7,6 +7,7 @@ resuming, across the borders of stages.
 
 import json
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -66,22 +67,37 @@ def test_each_stage_changes_the_one_before(config):
   assert updates.borders(run) == [4, 7]
 
 
-def test_a_run_in_stages_is_its_stages_by_hand(config):
-  """Truth: a loop over the updates of one learner after the other."""
-  run = build.build(config)
+def _by_hand(run):
+  """A loop over the updates of one learner after the other."""
   state = updates.init(run)
   for stage in (run, *run.later):
-    fresh = updates.init(stage)
-    state = state._replace(rule_state=fresh.rule_state)
+    fresh, old = updates.init(stage).rule_state, state.rule_state
+    state = state._replace(rule_state=fresh._replace(shared=old.shared))
     update = jax.jit(stage.learner.update)
     for i in range(stage.own_steps):
       index = i * stage.batch_size + jnp.arange(stage.batch_size)
       trials = stage.task.sample(stage.keys.data, index, stage.batch_size)
       state, _ = update(state, stage.keys.noise, trials)
+  return state
+
+
+def test_a_run_in_stages_is_its_stages_by_hand(config):
+  """Truth: the loop above; what a rule keeps per trial begins anew."""
+  run = build.build(config)
   got = updates.trained(run)
   assert int(got.step) == 9
-  for a, b in zip(jax.tree.leaves(got), jax.tree.leaves(state), strict=True):
-    np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6)
+  chex.assert_trees_all_close(got, _by_hand(run), rtol=1e-5, atol=1e-6)
+
+
+def test_a_population_goes_on_from_stage_to_stage():
+  """Truth: the loop above; what a learner shares among trials goes on."""
+  config = cell_fate_config.get_config('smoke')
+  config.num_steps = 2
+  config.stages = {'b_again': {'num_steps': 1}}
+  run = build.build(config)
+  got = updates.trained(run)
+  assert int(got.step) == 3
+  chex.assert_trees_all_close(got, _by_hand(run), rtol=1e-5, atol=1e-6)
 
 
 def test_stages_draw_other_trials(config):

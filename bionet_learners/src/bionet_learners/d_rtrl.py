@@ -36,8 +36,9 @@ def d_rtrl(
 
   Parameters that reach the state only through a further synapse (a GRU's reset
   gate, earlier layers by way of later ones) have no trace a unit: they get this
-  credit within a window and not beyond, and `describe` counts them. All else
-  does not depend on `window`.
+  credit within a window and not beyond, and `describe` counts them. Credit
+  that leaves a layer and comes back by way of another one is kept likewise. All
+  else does not depend on `window`.
 
   Forward cost: memory flat in T, the traces `[B, m, n, s]` a synapse and their
   update, one batched product of matrices a window. Windows in which nothing is
