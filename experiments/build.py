@@ -128,21 +128,31 @@ def build(config: ml_collections.ConfigDict) -> Run:
     jax.eval_shape(run.learner.init, run.keys.init, _example(run.task, run))
     for run in runs
   ]
-  for name, other in zip(config.stages, shapes[1:], strict=True):
-    checkpoints.check_like(
-      other.params, shapes[0].params, f'stages.{name} has other parameters: '
-    )
-    checkpoints.check_like(  # a population goes on from stage to stage
-      other.rule_state.shared,
-      shapes[0].rule_state.shared,
-      f'stages.{name}: what the learner remembers has another shape: ',
-    )
-    checkpoints.check_like(  # and so does the optimizer
-      other.opt_state,
-      shapes[0].opt_state,
-      f'stages.{name}: the optimizer keeps another state: ',
-    )
+  names = sorted(config.stages)
+  for number, name in enumerate(names, start=1):
+    _check_goes_on(name, runs[number], shapes[number], shapes[number - 1])
   return first._replace(num_steps=num_steps, later=tuple(runs[1:]))
+
+
+def _check_goes_on(name: str, run: Run, shape, before) -> None:
+  """Raises ValueError unless a stage can go on from the state of the last."""
+  checkpoints.check_like(
+    shape.params, before.params, f'stages.{name} has other parameters: '
+  )
+  try:
+    shared = jax.eval_shape(run.learner.take_over, before.rule_state.shared)
+  except ValueError as error:
+    raise ValueError(f'stages.{name}: {error}') from error
+  checkpoints.check_like(
+    shape.rule_state.shared,
+    shared,
+    f'stages.{name}: what the learner remembers has another shape: ',
+  )
+  checkpoints.check_like(
+    shape.opt_state,
+    before.opt_state,
+    f'stages.{name}: the optimizer keeps another state: ',
+  )
 
 
 def stage_configs(

@@ -80,8 +80,9 @@ def make_advance_between(
   """`(state, first, last) -> (state, parts)`, for `ranges.train_ranges`.
 
   A range lies within one stage. Where a stage begins, the state goes on with
-  its parameters, its optimizer and what the rule shares; what the rule keeps
-  per trial begins anew, since another stage may have other trials.
+  its parameters, its optimizer and what the learner of the stage takes over of
+  what the rule shared; what the rule keeps per trial begins anew, since another
+  stage may have other trials.
   """
   made = {}
 
@@ -98,7 +99,10 @@ def make_advance_between(
       )
     if first == start > 0:
       old = whole(run, state)
-      rule_state = old.rule_state._replace(per_trial=_fresh_per_trial(stage))
+      rule_state = learners.RuleState(
+        shared=jax.jit(stage.learner.take_over)(old.rule_state.shared),
+        per_trial=_fresh_per_trial(stage),
+      )
       state = place(stage, old._replace(rule_state=rule_state))
     return made[start](state, first - start, last - start)
 

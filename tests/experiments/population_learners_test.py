@@ -164,9 +164,27 @@ def test_a_stage_goes_on_with_the_population(name, settings):
   assert np.abs(flat - by_hand(anew=True)).max() > 1e-3
 
 
-def test_a_stage_of_another_population_is_refused():
+@pytest.mark.parametrize(
+  'name, settings, change, message',
+  [
+    ('evolution', {'elites': 2}, {'learner': {'population_size': 8}}, '8, and'),
+    (
+      'evosax',
+      {'strategy': 'SimpleGA'},
+      {'learner': {'population_size': 8}},
+      'what the learner re',
+    ),
+    (
+      'evolution',
+      {'elites': 2},
+      {'restarts': {'count': 2, 'validate_every': 1}},
+      'has no copies',
+    ),
+  ],
+)
+def test_a_stage_that_cannot_go_on_is_refused(name, settings, change, message):
   """Truth: the words that say which stage, and what would not fit."""
-  config = small('evolution', elites=2)
-  config.stages.b_more = {'learner': {'population_size': 8}}
-  with pytest.raises(ValueError, match=r'stages\.b_more: what the learner re'):
+  config = small(name, **settings)
+  config.stages.b_more = {'num_steps': 2, **change}
+  with pytest.raises(ValueError, match=rf'stages\.b_more: .*{message}'):
     build.build(config)

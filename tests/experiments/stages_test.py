@@ -67,12 +67,13 @@ def test_each_stage_changes_the_one_before(config):
   assert updates.borders(run) == [4, 7]
 
 
-def _by_hand(run):
+def _by_hand(run, shared=lambda old, fresh: old):
   """A loop over the updates of one learner after the other."""
   state = updates.init(run)
   for stage in (run, *run.later):
     fresh, old = updates.init(stage).rule_state, state.rule_state
-    state = state._replace(rule_state=fresh._replace(shared=old.shared))
+    goes_on = shared(old.shared, fresh.shared)
+    state = state._replace(rule_state=fresh._replace(shared=goes_on))
     update = jax.jit(stage.learner.update)
     for i in range(stage.own_steps):
       index = i * stage.batch_size + jnp.arange(stage.batch_size)
@@ -89,15 +90,25 @@ def test_a_run_in_stages_is_its_stages_by_hand(config):
   chex.assert_trees_all_close(got, _by_hand(run), rtol=1e-5, atol=1e-6)
 
 
-def test_a_population_goes_on_from_stage_to_stage():
-  """Truth: the loop above; what a learner shares among trials goes on."""
+@pytest.mark.parametrize('copies', [1, pytest.param(2, marks=pytest.mark.slow)])
+def test_the_first_of_a_population_go_on_from_stage_to_stage(copies):
+  """Truth: the loop above, with as many members as a stage has.
+
+  Mutants: the last go on, or those that a stage would begin with.
+  """
   config = cell_fate_config.get_config('smoke')
-  config.num_steps = 2
-  config.stages = {'b_again': {'num_steps': 1}}
+  config.restarts.count, config.restarts.validate_every = copies, 1
+  config.stages = {'b_fewer': {'learner': {'population_size': 3}}}
   run = build.build(config)
+
+  def first(old, fresh):
+    return jax.tree.map(
+      lambda x, like: x[tuple(slice(n) for n in like.shape)], old, fresh
+    )
+
   got = updates.trained(run)
-  assert int(got.step) == 3
-  chex.assert_trees_all_close(got, _by_hand(run), rtol=1e-5, atol=1e-6)
+  assert int(got.step) == 4
+  chex.assert_trees_all_close(got, _by_hand(run, first), rtol=1e-5, atol=1e-6)
 
 
 def test_stages_draw_other_trials(config):

@@ -455,7 +455,10 @@ LEARNER_MUTANTS = {
       state._replace(opt_state=state.opt_state * jnp.float32(1)), key, trials
     )
   ),
-  "changed the state's tree or types": updates(
+  "taking over changed the state's tree or types": sound(
+    take_over=lambda shared: (shared, shared)
+  ),
+  "an update changed the state's tree or types": updates(
     lambda new, metrics, old: (new._replace(opt_state=jnp.ones(2)), metrics)
   ),
   'step 0 after 1': updates(

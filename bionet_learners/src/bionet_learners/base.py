@@ -3,7 +3,7 @@
 
 import dataclasses
 from collections.abc import Callable
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import chex
 import jax
@@ -82,6 +82,10 @@ class LearnerState(NamedTuple):
   step: jax.Array
 
 
+def _all_of_it(shared: interfaces.ArrayTree) -> interfaces.ArrayTree:
+  return shared
+
+
 class Learner(NamedTuple):
   """A rule with everything it needs to learn.
 
@@ -91,12 +95,16 @@ class Learner(NamedTuple):
       run's, the same at every update: draws differ by the trials' index.
     predict: `(state, key, trials) -> outputs [T, B, O]`; reads no targets.
     partition: what is split over devices.
+    take_over: `shared -> shared`, from what the rule of an earlier stage of a
+      run shared to what this learner goes on with: all of it, as it is, unless
+      a learner says otherwise.
   """
 
   init: Callable[..., LearnerState]
   update: Callable[..., tuple[LearnerState, dict[str, jax.Array]]]
   predict: Callable[..., jax.Array]
   partition: Literal['trials', 'population'] = 'trials'
+  take_over: Callable[[Any], interfaces.ArrayTree] = _all_of_it
 
 
 class Devices(NamedTuple):

@@ -45,7 +45,8 @@ def evolution(
   It needs no gradient, so the loss may be a step function of the outputs. Cost:
   P forward passes; memory of P states. With common noise all members face the
   same trials and the same noise, which compares them better and lets the noise
-  be drawn once for all.
+  be drawn once for all. A later stage of a run may have fewer members: it goes
+  on with the elites, the best first, and then with children.
 
   Args:
     cell: the dynamics.
@@ -66,7 +67,8 @@ def evolution(
 
   Raises:
     TypeError: if `cell` is not a Cell.
-    ValueError: for sizes that cannot be.
+    ValueError: for sizes that cannot be, or a population larger than that of
+      the stage before.
 
   Source: H.-G. Beyer and H.-P. Schwefel, Natural Computing 1, 3 (2002).
   """
@@ -146,4 +148,19 @@ def evolution(
   def predict(state, key, trials):
     return model.predict(state.params, state.constants, key, trials)
 
-  return base.Learner(init, update, predict, partition='population')
+  def take_over(before):
+    if not isinstance(before, Population):
+      raise ValueError('the stage before has no population to go on with.')
+    there = jax.tree.leaves(before.members)[0].shape[0]
+    if there < population_size:
+      raise ValueError(
+        f'learner.population_size is {population_size}, and the stage before '
+        f'has {there} members; there can be fewer from stage to stage, not '
+        'more.'
+      )
+    members = jax.tree.map(lambda x: x[:population_size], before.members)
+    return before._replace(members=members)
+
+  return base.Learner(
+    init, update, predict, partition='population', take_over=take_over
+  )

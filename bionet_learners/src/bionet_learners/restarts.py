@@ -246,7 +246,22 @@ def restarts(
     )
     return learner.predict(picked, key, trials)
 
-  return base.Learner(init, update, predict, partition=learner.partition)
+  def take_over(before):
+    if not isinstance(before, Copies):
+      raise ValueError(
+        f'restarts.count is {count}, and the stage before has no copies to go '
+        'on with.'
+      )
+    own = jax.vmap(learner.take_over, axis_size=count)(before.shared)
+    return before._replace(shared=own)
+
+  return base.Learner(
+    init,
+    update,
+    predict,
+    partition=learner.partition,
+    take_over=take_over,
+  )
 
 
 def copy_keys(key: jax.Array, count: int) -> jax.Array:

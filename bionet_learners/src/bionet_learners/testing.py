@@ -72,6 +72,7 @@ def check_learner(
   - an update keeps the state's tree, shapes and dtypes, counts one step, moves
     a parameter and leaves every constant untouched;
   - metrics are finite scalars, 'loss' among them;
+  - what it takes over of its own state has the same tree, shapes and dtypes;
   - jit = plain, in `init`, `update` and `predict`;
   - a second update does not compile again;
   - predictions `[T, B, ...]` read neither targets nor mask.
@@ -108,6 +109,10 @@ def check_learner(
     assert int(after.step) == count, f'step {after.step} after {count} updates'
     chex.assert_trees_all_equal(before.constants, after.constants)
   assert len(traces) == 1, 'the second update was compiled again'
+  shared = start.rule_state.shared
+  _assert_same_types(
+    shared, jax.eval_shape(learner.take_over, shared), 'taking over'
+  )
   moved = any(
     np.any(a != b)
     for a, b in zip(
@@ -164,12 +169,12 @@ def _check_predictions(learner, state, key, trials) -> None:
   _assert_close(plain, outputs, 'predict: jit is not plain')
 
 
-def _assert_same_types(before, after) -> None:
+def _assert_same_types(before, after, what='an update') -> None:
   try:
     chex.assert_trees_all_equal_shapes_and_dtypes(after, before)
   except AssertionError as error:
     raise AssertionError(
-      f"an update changed the state's tree or types. {error}"
+      f"{what} changed the state's tree or types. {error}"
     ) from error
 
 
