@@ -9,8 +9,8 @@ has what each variant reaches at dt .01 and at a half and a quarter of it, which
 `experiments.evaluate --workdir=DIR` measures.
 
 Variants:
-  (none), annealed  evolution in stages of falling dt and mutation, at last on
-                 dt .01 and .005 at once; a minute.
+  (none), annealed  evolution in stages of fewer and fewer members: first many
+                 random functions, at last three time steps at once; a minute.
   evolution      evolution with the settings of the published notebook.
   pinned         the first with the two ends held at 0.
   bptt_original  backpropagation with the published settings, which fails.
@@ -85,38 +85,50 @@ def get_config(variant: str = '') -> config_dict.ConfigDict:
 
 
 def _evolution(config: config_dict.ConfigDict) -> None:
-  config.batch_size = 128
-  config.num_steps = 16
+  config.batch_size = 64
+  config.num_steps = 3
   config.task.refinements = 2
-  # Random functions that are rich from the start: some of 96 nearly do it.
-  config.network.bound = 10.0
+  # Noise from the second generation of a stage on; evaluations have sigma.
+  config.task.final_sigma = 0.1
+  config.task.anneal_updates = 1
+  # Random functions that are rich from the start: some of 1,024 nearly do it.
+  config.network.bound = 14.0
   config.network.steepness = 5.0
-  config.network.output_std = 16.0
+  config.network.output_std = 10.0
   config.network.knots = 16
   config.learner.name = 'evolution'
   # Members of a generation, and how many of them stay.
-  config.learner.population_size = 96
-  config.learner.elites = 8
+  config.learner.population_size = 1024
+  config.learner.elites = 24
   # Standard deviation of a mutation; of the log of a child's factor on it.
-  config.learner.std = 0.15
+  config.learner.std = 0.2
   config.learner.std_spread = 0.7
   # All members meet the same noise.
   config.learner.common_noise = True
   # Keep the member of least loss ever, whatever noise it met.
   config.learner.best_ever = False
-  # The population goes on: smaller time steps and mutations, more replicates;
-  # in the end generations as long as an evaluation, which pick the best.
-  config.stages.b_fine = {
-    'num_steps': 20,
-    'batch_size': 192,
-    'task': {'dt': 0.01},
-    'learner': {'std': 0.1},
+  # The first of the population go on: smaller time steps and mutations, more
+  # replicates.
+  config.stages.b_few = {
+    'num_steps': 5,
+    'batch_size': 128,
+    'task': {'dt': 0.01, 'duration': 6.0},
+    'learner': {'population_size': 96, 'std': 0.15},
   }
-  config.stages.c_pick = {
-    'num_steps': 3,
-    'batch_size': 768,
-    'task': {'duration': 10.0},
-    'learner': {'std': 0.03},
+  # Harder than an evaluation: more noise, three time steps from a larger one.
+  # What is nearly always right is told from what is always right sooner there.
+  config.stages.c_robust = {
+    'num_steps': 20,
+    'batch_size': 126,
+    'task': {'dt': 0.0125, 'refinements': 3, 'final_sigma': 0.12},
+    'learner': {'population_size': 64, 'elites': 16, 'std': 0.12},
+  }
+  # So many replicates that the last generation can tell its best member.
+  config.stages.d_pick = {
+    'num_steps': 6,
+    'batch_size': 576,
+    'task': {'final_sigma': 0.13},
+    'learner': {'population_size': 16, 'elites': 4, 'std': 0.05},
   }
 
 
@@ -236,11 +248,17 @@ _VARIANTS = {
     'task.held_out_duration': 2.0,
     'learner.population_size': 4,
     'learner.elites': 2,
-    'stages.b_fine.num_steps': 1,
-    'stages.b_fine.batch_size': 12,
-    'stages.b_fine.task.dt': 0.1,
-    'stages.c_pick.num_steps': 1,
-    'stages.c_pick.batch_size': 12,
-    'stages.c_pick.task.duration': 2.0,
+    'stages': {
+      'b_few': {
+        'num_steps': 1,
+        'task': {'dt': 0.1},
+        'learner': {'population_size': 3},
+      },
+      'c_robust': {
+        'num_steps': 1,
+        'task': {'refinements': 3, 'duration': 1.0},
+        'learner': {'std': 0.1},
+      },
+    },
   },
 }

@@ -33,10 +33,10 @@ def _folder(path, config, rows, result=None):
 
 @pytest.fixture
 def evolution(tmp_path):
-  """Two, one and one generations of 4 members and 12 replicates, in stages.
+  """Two, one and one generations of 4, 3 and 3 members, 12 replicates each.
 
   T is 40, 80 and 40 steps: dt .2 and .1 for a time of 4; then .1 and .05; then
-  these for a time of 2.
+  .025, too, for a time of 1.
   """
   rows = [
     {'step': 2, 'split': 'train', 'utility': 0.9},
@@ -60,10 +60,10 @@ def _gradient(path, cpu_seconds=10.0):
 
 
 def test_every_member_of_a_population_costs_its_trials():
-  """Truth: 4 members x 12 replicates; 40, 80 and 40 steps of each."""
+  """Truth: 4, 3, 3 members x 12 replicates; 40, 80 and 40 steps of each."""
   trials, steps = compare.spent(cell_fate.get_config('smoke'))
-  assert trials.tolist() == [0, 48, 96, 144, 192]
-  assert steps.tolist() == [0, 1920, 3840, 3840 + 3840, 7680 + 1920]
+  assert trials.tolist() == [0, 48, 96, 132, 168]
+  assert steps.tolist() == [0, 1920, 3840, 3840 + 2880, 6720 + 1440]
 
 
 def test_gradients_cost_their_batches():
@@ -91,7 +91,7 @@ def test_restarts_cost_the_draws_that_judge_them():
 
 
 def test_a_curve_is_the_held_out_rows(evolution):
-  """Truth: the rows; 60 s shared out by the steps above, 3,840 of 9,600.
+  """Truth: the rows; 60 s shared out by the steps above, 3,840 of 8,160.
 
   Before them stands the untrained network, which cost nothing.
   """
@@ -101,9 +101,9 @@ def test_a_curve_is_the_held_out_rows(evolution):
   assert curve.values.tolist() == [0.125, 0.25, 0.5]
   costs = {axis: values.tolist() for axis, values in curve.costs.items()}
   assert costs['updates'] == [0, 2, 4]
-  assert costs['trials simulated'] == [0, 96, 192]
+  assert costs['trials simulated'] == [0, 96, 168]
   np.testing.assert_allclose(
-    costs['CPU seconds of training'], [0, 60 * 3840 / 9600, 60]
+    costs['CPU seconds of training'], [0, 60 * 3840 / 8160, 60]
   )
   assert compare.curve(run, 'utility', 'train').values.tolist() == [0.9]
 
@@ -244,7 +244,7 @@ def test_the_command_says_what_it_drew(
     monkeypatch.setattr(compare, name, holder, raising=False)
   compare._main([])
   assert capsys.readouterr().out.splitlines() == [
-    'evolved (evolution)  utility 0.5000 after 4 updates, 192 trials '
+    'evolved (evolution)  utility 0.5000 after 4 updates, 168 trials '
     'simulated, 60 CPU seconds of training',
     f'wrote {output}',
   ]
