@@ -87,18 +87,20 @@ def get_config(variant: str = '') -> config_dict.ConfigDict:
 def _evolution(config: config_dict.ConfigDict) -> None:
   config.batch_size = 64
   config.num_steps = 3
+  # Ranges of one length are compiled once a stage.
+  config.log_every = 1
   config.task.refinements = 2
   # Noise from the second generation of a stage on; evaluations have sigma.
   config.task.final_sigma = 0.1
   config.task.anneal_updates = 1
-  # Random functions that are rich from the start: some of 1,024 nearly do it.
+  # Random functions that are rich from the start: some of 1,536 nearly do it.
   config.network.bound = 14.0
   config.network.steepness = 5.0
   config.network.output_std = 10.0
   config.network.knots = 16
   config.learner.name = 'evolution'
   # Members of a generation, and how many of them stay.
-  config.learner.population_size = 1024
+  config.learner.population_size = 1536
   config.learner.elites = 24
   # Standard deviation of a mutation; of the log of a child's factor on it.
   config.learner.std = 0.2
@@ -118,7 +120,7 @@ def _evolution(config: config_dict.ConfigDict) -> None:
   # Harder than an evaluation: more noise, three time steps from a larger one.
   # What is nearly always right is told from what is always right sooner there.
   config.stages.c_robust = {
-    'num_steps': 20,
+    'num_steps': 15,
     'batch_size': 126,
     'task': {'dt': 0.0125, 'refinements': 3, 'final_sigma': 0.12},
     'learner': {'population_size': 64, 'elites': 16, 'std': 0.12},
