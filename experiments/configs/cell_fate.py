@@ -10,7 +10,8 @@ has what each variant reaches at dt .01 and at a half and a quarter of it, which
 
 Variants:
   (none), annealed  evolution in stages of fewer and fewer members: first many
-                 random functions, at last three time steps at once; a minute.
+                 random functions, at last three time steps at once and more
+                 noise than they are judged with; a minute.
   evolution      evolution with the settings of the published notebook.
   pinned         the first with the two ends held at 0.
   bptt_original  backpropagation with the published settings, which fails.
