@@ -370,26 +370,33 @@ def make_rule(
     A GradientRule, for `descend`; or a Learner that needs no more.
   """
   loss = task.losses[task.spec.loss]
-  if task.spec.loss_kind == 'population':
-    loss = unroll.gathered(loss, devices.gather)
   settings = {
     k: v
     for k, v in sections.plain(config.learner).items()
     if k not in _SCHEDULE
   }
-  rule = make(
-    'bionet.learners',
-    'learner',
-    settings,
-    dynamics,
-    loss,
-    handed={'devices': devices, 'optimizer': optimizer},
-  )
-  _check_instance(
-    rule,
-    (learners.GradientRule, learners.Learner),
-    f'learner {config.learner.name!r}',
-  )
+
+  def make_for(loss):
+    rule = make(
+      'bionet.learners',
+      'learner',
+      settings,
+      dynamics,
+      loss,
+      handed={'devices': devices, 'optimizer': optimizer},
+    )
+    _check_instance(
+      rule,
+      (learners.GradientRule, learners.Learner),
+      f'learner {config.learner.name!r}',
+    )
+    return rule
+
+  rule = make_for(loss)
+  # Where a population is split, each device has all trials, of other members.
+  splits_trials = getattr(rule, 'partition', 'trials') == 'trials'
+  if task.spec.loss_kind == 'population' and splits_trials:
+    return make_for(unroll.gathered(loss, devices.gather))
   return rule
 
 

@@ -88,7 +88,7 @@ def get_config(variant: str = '') -> config_dict.ConfigDict:
 def _evolution(config: config_dict.ConfigDict) -> None:
   config.batch_size = 64
   config.num_steps = 3
-  # Ranges of one length are compiled once a stage.
+  # A range of updates is compiled for each length: of 1, once a stage.
   config.log_every = 1
   config.task.refinements = 2
   # Noise from the second generation of a stage on; evaluations have sigma.

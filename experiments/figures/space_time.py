@@ -84,7 +84,7 @@ def draw(
     right = axes.secondary_yaxis('right')
     right.set_yticks(range(1, num_cells + 1), [str(fate) for fate in fates])
     right.tick_params(length=0, labelsize=8)
-  rows[-1].set_xlabel(f'time, in steps of {np.max(dts):.3g}')
+  rows[-1].set_xlabel(f'time (dt {np.max(dts):.3g})')
   canvas.colorbar(image, ax=rows.tolist(), label='state (fate 1 from .5 on)')
   canvas.suptitle(
     f'Held-out replicate {replicate}: states over time, final fates beside',

@@ -165,6 +165,15 @@ def population_loss(devices=1, **overrides):
   return _with(config, devices, overrides)
 
 
+def population_of_population_loss(devices=1, **overrides):
+  config = compose.get_config(
+    'population_toys:population_task,gru,population_toys:evolution'
+  )
+  config.network.hidden = 4
+  config.num_steps = UPDATES
+  return _with(config, devices, overrides)
+
+
 def _trained(config):
   run = build.build(config)
   return updates.trained(run)
@@ -197,7 +206,8 @@ def on_one():
 
 @pytest.mark.parametrize('count', [2, 4])
 @pytest.mark.parametrize(
-  'make_config', [copying, population_loss, population_learner]
+  'make_config',
+  [copying, population_loss, population_learner, population_of_population_loss],
 )
 def test_devices_equal_one(make_config, count, on_one):
   """Truth: one device, float32, 1e-5."""
