@@ -3,6 +3,7 @@
 
 import functools
 import inspect
+import itertools
 import math
 from collections.abc import Callable, Mapping
 from typing import NamedTuple
@@ -128,9 +129,10 @@ def build(config: ml_collections.ConfigDict) -> Run:
     jax.eval_shape(run.learner.init, run.keys.init, _example(run.task, run))
     for run in runs
   ]
-  names = sorted(config.stages)
-  for number, name in enumerate(names, start=1):
-    _check_goes_on(name, runs[number], shapes[number], shapes[number - 1])
+  for name, run, (before, shape) in zip(
+    sorted(config.stages), runs[1:], itertools.pairwise(shapes), strict=True
+  ):
+    _check_goes_on(name, run, shape, before)
   return first._replace(num_steps=num_steps, later=tuple(runs[1:]))
 
 
@@ -394,8 +396,11 @@ def make_rule(
 
   rule = make_for(loss)
   # Where a population is split, each device has all trials, of other members.
-  splits_trials = getattr(rule, 'partition', 'trials') == 'trials'
-  if task.spec.loss_kind == 'population' and splits_trials:
+  splits_population = (
+    isinstance(rule, learners.Learner) and rule.partition == 'population'
+  )
+  judged_together = task.spec.loss_kind == 'population'
+  if devices.count > 1 and judged_together and not splits_population:
     return make_for(unroll.gathered(loss, devices.gather))
   return rule
 

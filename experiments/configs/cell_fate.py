@@ -191,6 +191,7 @@ _VARIANTS = {
   'evolution': {
     'batch_size': 50,
     'num_steps': 100,
+    'log_every': 5,
     'task.dt': 0.01,
     'task.duration': 20.0,
     'task.loss': 'soft',
@@ -244,7 +245,6 @@ _VARIANTS = {
   'smoke': {
     'num_steps': 2,
     'batch_size': 12,
-    'log_every': 1,
     'task.dt': 0.2,
     'task.num_held_out': 50,
     'task.held_out_dt': 0.2,
