@@ -164,27 +164,33 @@ def test_a_stage_goes_on_with_the_population(name, settings):
   assert np.abs(flat - by_hand(anew=True)).max() > 1e-3
 
 
+_COPIES = {'restarts': {'count': 2, 'validate_every': 1}}
+
+
+def _members(size):
+  return {'learner': {'population_size': size}}
+
+
 @pytest.mark.parametrize(
-  'name, settings, change, message',
+  'name, first, changes, message',
   [
-    ('evolution', {'elites': 2}, {'learner': {'population_size': 8}}, '8, and'),
-    (
-      'evosax',
-      {'strategy': 'SimpleGA'},
-      {'learner': {'population_size': 8}},
-      'what the learner re',
-    ),
-    (
-      'evolution',
-      {'elites': 2},
-      {'restarts': {'count': 2, 'validate_every': 1}},
-      'has no copies',
-    ),
+    ('evolution', {}, [_members(8)], 'b: .* is 8, .* before has 6 members'),
+    ('evolution', {}, [_members(4), _members(6)], 'c: .* before has 4 members'),
+    ('evolution', {}, [_COPIES], 'b: .* has no copies'),
+    ('evolution', _COPIES, [{'restarts': {'count': 1}}], 'b: .* no population'),
+    ('evosax', {}, [_members(8)], 'b: what the learner remembers'),
   ],
+  ids=['more', 'more again', 'copies', 'one copy', 'evosax'],
 )
-def test_a_stage_that_cannot_go_on_is_refused(name, settings, change, message):
-  """Truth: the words that say which stage, and what would not fit."""
-  config = small(name, **settings)
-  config.stages.b_more = {'num_steps': 2, **change}
-  with pytest.raises(ValueError, match=rf'stages\.b_more: .*{message}'):
+def test_a_stage_that_cannot_go_on_is_refused(name, first, changes, message):
+  """Truth: the words that say which stage, and what would not fit.
+
+  Mutant: every stage is held against the first, not the one before.
+  """
+  settings = {'evolution': {'elites': 2}, 'evosax': {'strategy': 'SimpleGA'}}
+  config = small(name, **settings[name])
+  config.update(first)
+  for stage, change in zip('bc', changes, strict=False):
+    config.stages[stage] = {'num_steps': 2, **change}
+  with pytest.raises(ValueError, match=rf'stages\.{message}'):
     build.build(config)
