@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import ml_collections
 
 from bionet_learners import base as learners
-from bionet_learners import restarts
+from bionet_learners import replicas
 from bionet_tasks import base as tasks
 from experiments import settings as sections
 
@@ -52,7 +52,7 @@ def with_restarts(
       )
   if settings.num_trials < 1 or not settings.evaluations:
     raise ValueError(
-      f'restarts.num_trials is {settings.num_trials} and restarts.evaluations '
+      f'restarts.num_trials is {settings.num_trials} and replicas.evaluations '
       f'{tuple(settings.evaluations)}; of both at least 1 is needed.'
     )
   data = jax.random.fold_in(data_key, _VALIDATION)
@@ -67,7 +67,7 @@ def with_restarts(
       scores.append(value if up else -value)
     return jnp.min(jnp.stack(scores))
 
-  return restarts.restarts(
+  return replicas.restarts(
     learner,
     settings.count,
     validate,

@@ -9,7 +9,7 @@ import numpy as np
 from matplotlib import colors, figure, patches, ticker
 
 from bionet_core import surrogate
-from bionet_tasks import cell_fate
+from bionet_tasks.population import cell_fate
 from experiments import judgement
 
 FATES = colors.ListedColormap(['#e8e4d8', '#1f4e79'])  # fate 0, fate 1

@@ -17,7 +17,7 @@ from matplotlib import figure
 from scipy import stats
 
 from bionet_core import interfaces
-from bionet_tasks import evidence
+from bionet_tasks.temporal import evidence
 from experiments import commandline, evaluate
 
 _LEVEL = 0.95

@@ -8,7 +8,7 @@ import numpy as np
 from matplotlib import figure, ticker
 
 from bionet_core import surrogate
-from bionet_tasks import cell_fate
+from bionet_tasks.population import cell_fate
 from experiments import judgement
 from experiments.figures import patterns
 

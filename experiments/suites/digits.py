@@ -6,7 +6,7 @@ import functools
 import numpy as np
 from sklearn import linear_model
 
-from bionet_tasks import digits as task
+from bionet_tasks.static import digits as task
 from experiments.configs import digits as configs
 from experiments.suites import accuracy
 

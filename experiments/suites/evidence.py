@@ -8,7 +8,7 @@ that often among all trials, and among those decided by one cue ('narrow').
 import time
 from math import comb
 
-from bionet_tasks import evidence
+from bionet_tasks.temporal import evidence
 from experiments.configs import evidence as configs
 from experiments.suites import accuracy
 

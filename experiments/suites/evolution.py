@@ -20,7 +20,6 @@ import numpy as np
 
 from bionet_core import unroll
 from bionet_core.cells import tissue
-from bionet_learners import population
 from experiments import build, updates
 from experiments.configs import cell_fate as configs
 
@@ -147,7 +146,7 @@ def _looped(config, make_judge):
   noise_keys = [
     run.keys.noise
     if settings.common_noise
-    else population.member_key(run.keys.noise, i)
+    else judge.member_key(run.keys.noise, i)
     for i in range(size)
   ]
   rng = np.random.default_rng(config.seed)

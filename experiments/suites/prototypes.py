@@ -6,7 +6,7 @@ import functools
 import numpy as np
 from sklearn import linear_model, neighbors
 
-from bionet_tasks import prototypes as task
+from bionet_tasks.static import prototypes as task
 from experiments.configs import prototypes as configs
 from experiments.suites import accuracy
 

@@ -18,7 +18,7 @@ import optax
 from bionet_core.relaxation import layer_map, layers
 from bionet_core.relaxation import orchestrator as orchestrators
 from bionet_core.relaxation import state as states
-from bionet_tasks import prototypes
+from bionet_tasks.static import prototypes
 
 # %% [markdown]
 # ## The task

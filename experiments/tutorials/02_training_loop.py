@@ -26,7 +26,7 @@ import optax
 from matplotlib import figure
 
 from bionet_learners import training
-from bionet_tasks import digits
+from bionet_tasks.static import digits
 
 # %% [markdown]
 # ## The data

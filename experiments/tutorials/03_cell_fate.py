@@ -29,8 +29,9 @@ import optax
 
 from bionet_core import information, unroll
 from bionet_core.cells import tissue
-from bionet_learners import base, bptt
-from bionet_tasks import cell_fate
+from bionet_learners import base
+from bionet_learners.reverse import bptt
+from bionet_tasks.population import cell_fate
 from experiments import build, updates
 from experiments.configs import cell_fate as config_file
 from experiments.figures import learned_rate

@@ -23,9 +23,11 @@ import numpy as np
 import optax
 from matplotlib import figure
 
-from bionet_core.cells import haiku as cells
-from bionet_learners import base, bptt, d_rtrl, describe, truncated_bptt
-from bionet_tasks import copying, evidence
+from bionet_core.cells import cores as cells
+from bionet_learners import base, description
+from bionet_learners.reverse import bptt, truncated_bptt
+from bionet_learners.traces import d_rtrl
+from bionet_tasks.temporal import copying, evidence
 from experiments import build, evaluate, probes, updates
 from experiments.configs import evidence as evidence_config
 from experiments.figures import spikes
@@ -79,7 +81,7 @@ print(f'{task.spec.num_steps} steps, inputs {example.inputs.shape}')
 # `describe` reads the cell and says what this means for each of its parameters.
 
 # %%
-print(describe.table(describe.describe(cell, example.inputs[0])))
+print(description.table(description.describe(cell, example.inputs[0])))
 
 # %% [markdown]
 # The reset gate acts through a second synapse. No trace a unit holds what it
@@ -189,7 +191,7 @@ def memory_of(rule, time_lag):
   def gradient(params, key, trials):
     state = rule.init(key, params, {}, trials)
     state = rule.begin(params, {}, state, key, trials)
-    return rule.estimate(params, {}, state, key, trials)[0].updates
+    return rule.estimate(params, {}, state, key, trials)[0].gradient
 
   params, _ = cell.init(data_key, trials.inputs[0])
   compiled = jax.jit(gradient).lower(params, noise_key, trials).compile()

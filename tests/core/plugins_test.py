@@ -11,7 +11,7 @@ from bionet_core import plugins
 
 GROUP = 'bionet.cells'
 BUILTIN = types.MappingProxyType(
-  {'gru': 'bionet_core.cells.haiku:gru', 'absent': 'no_such_module_here:f'}
+  {'gru': 'bionet_core.cells.cores:gru', 'absent': 'no_such_module_here:f'}
 )
 
 

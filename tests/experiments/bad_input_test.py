@@ -31,8 +31,9 @@ THIRD = """\
 import dataclasses
 
 from bionet_core.relaxation import layer_map, layers, orchestrator
-from bionet_learners import bptt, local_plasticity
-from bionet_tasks import copying
+from bionet_learners.local import local_plasticity
+from bionet_learners.reverse import bptt
+from bionet_tasks.temporal import copying
 
 
 def _network(spec, own, size):
@@ -83,7 +84,7 @@ def wrong_tree(cell, loss):
 
   def estimate(*args):
     found, state = rule.estimate(*args)
-    return found._replace(updates={'gru': found.updates['gru']}), state
+    return found._replace(gradient={'gru': found.gradient['gru']}), state
 
   return rule._replace(estimate=estimate)
 

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from bionet_tasks import digits
+from bionet_tasks.static import digits
 from experiments import bench, build, evaluate, updates
 from experiments.configs import prototypes as configs
 from experiments.suites import accuracy

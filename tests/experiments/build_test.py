@@ -419,8 +419,9 @@ THIRD = """\
 import jax
 import jax.numpy as jnp
 
-from bionet_learners import base, bptt
-from bionet_tasks import copying
+from bionet_learners import base
+from bionet_learners.reverse import bptt
+from bionet_tasks.temporal import copying
 
 handed = []
 

@@ -12,9 +12,10 @@ import numpy as np
 import pytest
 from matplotlib import figure
 
-from bionet_core.cells import haiku as haiku_cells
+from bionet_core.cells import cores as haiku_cells
 from bionet_core.cells import tissue
-from bionet_tasks import cell_fate, copying
+from bionet_tasks.population import cell_fate
+from bionet_tasks.temporal import copying
 from experiments import figures, judgement
 from experiments.figures import (
   confusion_matrix,

@@ -34,7 +34,7 @@ from bionet_learners.training import (
   ranges,
   writers,
 )
-from bionet_tasks import prototypes
+from bionet_tasks.static import prototypes
 from experiments import build, evaluate, train, updates
 from experiments import workdir as workdirs
 from experiments.configs import compose
@@ -739,7 +739,7 @@ THIRD = """\
 import jax
 import jax.numpy as jnp
 
-from bionet_learners import bptt
+from bionet_learners.reverse import bptt
 
 
 def breaks(cell, loss, *, after: int = 6):
@@ -753,9 +753,9 @@ def breaks(cell, loss, *, after: int = 6):
     found, state = rule.estimate(params, constants, rule_state, key, trials)
     broken = rule_state.shared >= after
     updates = jax.tree.map(
-      lambda x: jnp.where(broken, jnp.nan, x), found.updates
+      lambda x: jnp.where(broken, jnp.nan, x), found.gradient
     )
-    return found._replace(updates=updates), state._replace(
+    return found._replace(gradient=updates), state._replace(
       shared=rule_state.shared + 1
     )
 

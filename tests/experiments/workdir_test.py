@@ -10,7 +10,7 @@ import os
 import pytest
 
 from bionet_learners.training import files
-from bionet_tasks import copying as copying_task
+from bionet_tasks.temporal import copying as copying_task
 from experiments import workdir as workdirs
 from experiments.configs import copying as copying_config
 from experiments.configs import prototypes as prototypes_config

@@ -14,8 +14,10 @@ import numpy as np
 import pytest
 
 from bionet_core import CELLS, plugins
-from bionet_learners import bptt, d_rtrl
-from bionet_tasks import base, copying
+from bionet_learners.reverse import bptt
+from bionet_learners.traces import d_rtrl
+from bionet_tasks import base
+from bionet_tasks.temporal import copying
 
 pytestmark = pytest.mark.oracle
 
@@ -49,7 +51,7 @@ def made(name):
 def gradient(rule, params, constants, trials):
   state = rule.init(KEY, params, constants, trials)
   state = rule.begin(params, constants, state, KEY, trials)
-  return rule.estimate(params, constants, state, KEY, trials)[0].updates
+  return rule.estimate(params, constants, state, KEY, trials)[0].gradient
 
 
 def errors(actual, expected):

@@ -29,7 +29,9 @@ import pytest
 
 from bionet_core import interfaces
 from bionet_core.cells import spiking
-from bionet_learners import bptt, e_prop, pp_prop, rtrl, three_factor
+from bionet_learners.influence import rtrl
+from bionet_learners.reverse import bptt
+from bionet_learners.traces import e_prop, pp_prop, three_factor
 from bionet_tasks import base
 
 pytestmark = pytest.mark.oracle
@@ -98,7 +100,7 @@ def found(feedback, **settings):
       return estimate, after.shared, states
 
     estimate, shared, states = run(params)
-    made = (estimate.updates, estimate.loss, params, shared, trials, states)
+    made = (estimate.gradient, estimate.loss, params, shared, trials, states)
     return jax.tree.map(np.asarray, made)
 
 
@@ -232,7 +234,7 @@ def test_a_filter_on_the_emission_keeps_what_rates_cost(feedback):
       params, constants = cell.init(KEY, trials.inputs[0])
       state = rule.init(KEY, params, constants, trials)
       estimate, _ = rule.estimate(params, constants, state, KEY, trials)
-      updates.append(estimate.updates['spiking'])
+      updates.append(estimate.gradient['spiking'])
     costs.append(jax.tree.map(jnp.subtract, *updates))
   for leaf, other in zip(*map(jax.tree.leaves, costs), strict=True):
     assert jnp.linalg.norm(leaf) > 1e-2

@@ -19,8 +19,9 @@ import pytest
 from jax import flatten_util
 
 from bionet_core import interfaces, unroll
-from bionet_core.cells import haiku as cells
-from bionet_learners import base, bptt, oracles, testing
+from bionet_core.cells import cores as cells
+from bionet_learners import base, oracles, testing
+from bionet_learners.reverse import bptt
 
 T, B, I, N, O = 8, 3, 2, 4, 2
 
@@ -135,7 +136,7 @@ def estimate_in_windows(rule, trials, windows):
       mask=trials.mask[part],
     )
     estimate, state = estimate_window(params, constants, state, key, window)
-    total = jax.tree.map(jnp.add, total, estimate.updates)
+    total = jax.tree.map(jnp.add, total, estimate.gradient)
     start += length
   return total
 
@@ -173,7 +174,7 @@ def test_rtrl_runs_online_and_resumes_in_the_middle_of_a_trial():
     estimate, rule_state = jax.jit(rule.estimate)(
       params, {}, rule_state, key, window
     )
-    params = jax.tree.map(lambda p, g: p - 0.1 * g, params, estimate.updates)
+    params = jax.tree.map(lambda p, g: p - 0.1 * g, params, estimate.gradient)
   chex.assert_trees_all_close(after.params, params, rtol=1e-5, atol=1e-7)
 
 
@@ -472,7 +473,7 @@ def test_tissue_gradient_through_noise_equals_finite_differences():
     got = jax.jit(estimate)(params)
     wanted = oracles.finite_differences(lambda p: estimate(p).loss, params)
     assert oracles.norm(wanted) > 1e-3
-    assert oracles.relative_error(got.updates, wanted) < 1e-6
+    assert oracles.relative_error(got.gradient, wanted) < 1e-6
 
 
 @pytest.mark.parametrize('count', [2, 4])

@@ -10,9 +10,11 @@ import optax
 import pytest
 
 from bionet_core import interfaces
-from bionet_core.cells import haiku as cells
+from bionet_core.cells import cores as cells
 from bionet_core.relaxation import asymmetric
-from bionet_learners import base, bptt, local_plasticity
+from bionet_learners import base
+from bionet_learners.local import local_plasticity
+from bionet_learners.reverse import bptt
 
 T, B = 7, 3
 KEY = jax.random.key(2)
@@ -59,7 +61,7 @@ def test_updates_at_borders_equal_a_loop_over_windows():
       mask=batch.mask[begin:end],
     )
     estimate, state = rule().estimate(params, {}, state, KEY, window)
-    updates, opt_state = optimizer.update(estimate.updates, opt_state, params)
+    updates, opt_state = optimizer.update(estimate.gradient, opt_state, params)
     params = optax.apply_updates(params, updates)
     losses.append(estimate.loss)
   chex.assert_trees_all_close(after.params, params, rtol=1e-5, atol=1e-6)
@@ -180,7 +182,7 @@ def test_updates_of_another_structure_are_refused():
 
   def estimate(*args):
     got, state = rule().estimate(*args)
-    return got._replace(updates={'gru': got.updates['gru']}), state
+    return got._replace(gradient={'gru': got.gradient['gru']}), state
 
   learner = base.descend(rule()._replace(estimate=estimate), optax.sgd(0.1))
   state = jax.jit(learner.init)(KEY, trials())

@@ -13,27 +13,15 @@ import pytest
 
 import bionet_learners
 from bionet_core import interfaces, plugins
-from bionet_core.cells import haiku as cells
+from bionet_core.cells import cores as cells
 from bionet_core.relaxation import asymmetric
-from bionet_learners import (
-  base,
-  bptt,
-  d_rtrl,
-  e_prop,
-  evolution,
-  evosax_strategy,
-  local_plasticity,
-  open_es,
-  pp_prop,
-  rflo,
-  rtrl,
-  score_function,
-  snap,
-  testing,
-  three_factor,
-  truncated_bptt,
-  uoro,
-)
+from bionet_learners import base, testing
+from bionet_learners.influence import rtrl, snap, uoro
+from bionet_learners.local import local_plasticity
+from bionet_learners.populations import evolution, evosax_strategy, open_es
+from bionet_learners.reverse import bptt, truncated_bptt
+from bionet_learners.sampling import score_function
+from bionet_learners.traces import d_rtrl, e_prop, pp_prop, rflo, three_factor
 
 
 class Sizes:
@@ -303,15 +291,15 @@ def broken(change):
 
 MUTANTS = {
   'sum over trials': lambda e, t: e._replace(
-    updates=_scaled(e.updates, t.index.shape[0])
+    gradient=_scaled(e.gradient, t.index.shape[0])
   ),
   'counts padding': lambda e, t: e._replace(
-    updates=_scaled(e.updates, 1 / t.mask.shape[0])
+    gradient=_scaled(e.gradient, 1 / t.mask.shape[0])
   ),
   'learns from nothing': lambda e, t: e._replace(
-    updates=_shifted(e.updates, 0.1)
+    gradient=_shifted(e.gradient, 0.1)
   ),
-  'is silent': lambda e, t: e._replace(updates=_scaled(e.updates, 0.0)),
+  'is silent': lambda e, t: e._replace(gradient=_scaled(e.gradient, 0.0)),
 }
 
 

@@ -9,19 +9,10 @@ import pytest
 
 import bionet_core
 from bionet_core import interfaces, plugins
-from bionet_core.cells import haiku as cells
-from bionet_learners import (
-  bptt,
-  d_rtrl,
-  describe,
-  e_prop,
-  oracles,
-  pp_prop,
-  rflo,
-  testing,
-  three_factor,
-  truncated_bptt,
-)
+from bionet_core.cells import cores as cells
+from bionet_learners import description, oracles, testing
+from bionet_learners.reverse import bptt, truncated_bptt
+from bionet_learners.traces import d_rtrl, e_prop, pp_prop, rflo, three_factor
 
 pytestmark = pytest.mark.oracle
 
@@ -121,16 +112,16 @@ def assert_by_hand(updates, wanted, tolerance=2e-6):
     assert error < tolerance, (name, error)
   exact, _ = gradient(bptt.bptt(CELL, squared_error))
   for name in ('w', 'b'):  # the readout's gradient is exact in every rule
-    leaf = exact.updates[OUT][name]
+    leaf = exact.gradient[OUT][name]
     assert oracles.relative_error(updates[OUT][name], leaf) < 1e-6
 
 
 def test_e_prop_with_symmetric_feedback_is_d_rtrl():
   """Truth: `d_rtrl`, and the traces written out step by step."""
   got, _ = gradient(e_prop.e_prop(CELL, squared_error, window=2))
-  assert_by_hand(got.updates, by_hand())
+  assert_by_hand(got.gradient, by_hand())
   same, _ = gradient(d_rtrl.d_rtrl(CELL, squared_error, execution='reverse'))
-  assert oracles.relative_error(got.updates, same.updates) < 2e-6
+  assert oracles.relative_error(got.gradient, same.gradient) < 2e-6
 
 
 @pytest.mark.parametrize('kind', ['random', 'adaptive'])
@@ -151,14 +142,14 @@ def test_e_prop_sends_errors_through_its_own_matrix(kind):
   )
   got, state = gradient(rule, matrix)
   wanted = by_hand(matrix=matrix, kappa=0.6)
-  assert_by_hand(got.updates, wanted)
+  assert_by_hand(got.gradient, wanted)
   unfiltered = by_hand(matrix=matrix)
   assert np.linalg.norm(unfiltered['w'] - wanted['w']) > 0.1 * np.linalg.norm(
     wanted['w']
   )
   after = matrix
   if kind == 'adaptive':
-    after = 0.9 * matrix - 0.5 * got.updates[OUT]['w'].T
+    after = 0.9 * matrix - 0.5 * got.gradient[OUT]['w'].T
   np.testing.assert_allclose(state.shared, after, rtol=1e-5, atol=1e-7)
 
 
@@ -197,10 +188,10 @@ def test_rflo_keeps_the_leak_alone():
   matrix = jax.random.normal(jax.random.key(9), (O, N))
   rule = rflo.rflo(CELL, squared_error, tau=2.0, window=3)
   got, _ = gradient(rule, matrix)
-  assert_by_hand(got.updates, by_hand(leak=0.5, matrix=matrix))
+  assert_by_hand(got.gradient, by_hand(leak=0.5, matrix=matrix))
   own = rflo.rflo(CELL, squared_error, tau=4.0, feedback='symmetric', window=2)
   got, _ = gradient(own)
-  assert_by_hand(got.updates, by_hand())
+  assert_by_hand(got.gradient, by_hand())
 
 
 def test_pp_prop_filters_pre_and_post():
@@ -210,9 +201,9 @@ def test_pp_prop_filters_pre_and_post():
   too small.
   """
   got, _ = gradient(pp_prop.pp_prop(CELL, squared_error, decay=0.8))
-  assert_by_hand(got.updates, by_hand(decay=0.8))
+  assert_by_hand(got.gradient, by_hand(decay=0.8))
   np.testing.assert_allclose(
-    got.updates[INPUT]['b'], got.updates[INPUT]['w'][-1], rtol=1e-5
+    got.gradient[INPUT]['b'], got.gradient[INPUT]['w'][-1], rtol=1e-5
   )
 
 
@@ -226,7 +217,7 @@ def test_three_factors_are_a_number_a_trial_times_the_trace():
     return surprise * weight
 
   got, state = gradient(rule, expected)
-  assert_by_hand(got.updates, by_hand(signal=signal))
+  assert_by_hand(got.gradient, by_hand(signal=signal))
   np.testing.assert_allclose(
     state.shared.loss, 0.7 + 0.1 * (got.loss - 0.7), rtol=1e-5
   )
@@ -245,13 +236,13 @@ def test_truncated_bptt_is_bptt_of_each_window():
       }
     )
     said, state = whole.estimate(PARAMS, {}, state, KEY, part)
-    total = jax.tree.map(jnp.add, total, said.updates)
+    total = jax.tree.map(jnp.add, total, said.gradient)
   rule = truncated_bptt.truncated_bptt(CELL, squared_error, window=3)
   got, after = gradient(rule)
-  assert oracles.relative_error(got.updates, total) < 1e-6
+  assert oracles.relative_error(got.gradient, total) < 1e-6
   np.testing.assert_array_equal(after.per_trial.steps, T)
   exact, _ = gradient(whole)
-  assert oracles.relative_error(got.updates, exact.updates) > 0.01
+  assert oracles.relative_error(got.gradient, exact.gradient) > 0.01
 
 
 @pytest.mark.parametrize(
@@ -320,7 +311,7 @@ def learned(rule, cell):
   params, constants = cell.init(jax.random.key(0), BATCH.inputs[0])
   state = rule.init(KEY, params, constants, BATCH)
   said, _ = jax.jit(rule.estimate)(params, constants, state, KEY, BATCH)
-  return said.updates
+  return said.gradient
 
 
 @pytest.mark.parametrize('rule, cell', PAIRS)
@@ -330,7 +321,7 @@ def test_every_leaf_learns_or_is_named(rule, cell):
     Sizes(), hidden=3
   )
   updates = learned(MAKERS[rule](made), made)
-  rows = describe.describe(made, BATCH.inputs[0])
+  rows = description.describe(made, BATCH.inputs[0])
   for row, leaf in zip(rows, jax.tree.leaves(updates), strict=True):
     assert np.all(np.isfinite(leaf)), row
     if row.silent < row.size:
@@ -355,7 +346,7 @@ def test_a_cell_without_a_state_has_its_exact_gradient():
 
   def run(rule):
     state = rule.init(KEY, params, {}, BATCH)
-    return jax.jit(rule.estimate)(params, {}, state, KEY, BATCH)[0].updates
+    return jax.jit(rule.estimate)(params, {}, state, KEY, BATCH)[0].gradient
 
   wanted = run(bptt.bptt(cell, squared_error))
   for make in (d_rtrl.d_rtrl, pp_prop.pp_prop):

@@ -3,23 +3,61 @@
 
 import types
 
+from bionet_core.cells.cores import cell_from_core, gru, lstm, vanilla_rnn
+from bionet_core.cells.leaky import leaky
+from bionet_core.cells.linear_recurrent import lru
+from bionet_core.cells.min_gru import min_gru
+from bionet_core.cells.spiking import spiking
+from bionet_core.cells.stack import stack
+from bionet_core.cells.tissue import cell_from_rate, tissue
+from bionet_core.interfaces import (
+  ArrayTree,
+  Cell,
+  Model,
+  RelaxationNetwork,
+  Sizes,
+  StepLoss,
+  Trials,
+)
+from bionet_core.relaxation.asymmetric import asymmetric
+
 CELLS = types.MappingProxyType(
   {
-    'gru': 'bionet_core.cells.haiku:gru',
-    'leaky': 'bionet_core.cells.leaky:leaky',
-    'lru': 'bionet_core.cells.linear_recurrent:lru',
-    'lstm': 'bionet_core.cells.haiku:lstm',
-    'min_gru': 'bionet_core.cells.min_gru:min_gru',
-    'spiking': 'bionet_core.cells.spiking:spiking',
-    'tissue': 'bionet_core.cells.tissue:tissue',
-    'vanilla_rnn': 'bionet_core.cells.haiku:vanilla_rnn',
+    'gru': 'bionet_core:gru',
+    'leaky': 'bionet_core:leaky',
+    'lru': 'bionet_core:lru',
+    'lstm': 'bionet_core:lstm',
+    'min_gru': 'bionet_core:min_gru',
+    'spiking': 'bionet_core:spiking',
+    'tissue': 'bionet_core:tissue',
+    'vanilla_rnn': 'bionet_core:vanilla_rnn',
   }
 )
 """Built-in cells, `name -> 'module:factory'`; others' come by entry point."""
 
-NETWORKS = types.MappingProxyType(
-  {
-    'asymmetric': 'bionet_core.relaxation.asymmetric:asymmetric',
-  }
-)
+NETWORKS = types.MappingProxyType({'asymmetric': 'bionet_core:asymmetric'})
 """Built-in relaxation networks, `name -> 'module:factory'`."""
+
+__all__ = [
+  'CELLS',
+  'NETWORKS',
+  'ArrayTree',
+  'Cell',
+  'Model',
+  'RelaxationNetwork',
+  'Sizes',
+  'StepLoss',
+  'Trials',
+  'asymmetric',
+  'cell_from_core',
+  'cell_from_rate',
+  'gru',
+  'leaky',
+  'lru',
+  'lstm',
+  'min_gru',
+  'spiking',
+  'stack',
+  'tissue',
+  'vanilla_rnn',
+]

@@ -17,13 +17,12 @@ class Estimate(NamedTuple):
   """What a rule says of some trials.
 
   Attributes:
-    updates: a tree like the parameters, in the sense of a gradient: an
-      optimizer steps against it.
+    gradient: a tree like the parameters; an optimizer steps against it.
     loss: `[]`, what the rule descends.
     metrics: `{name: []}`.
   """
 
-  updates: interfaces.ArrayTree
+  gradient: interfaces.ArrayTree
   loss: jax.Array
   metrics: dict[str, jax.Array]
 
@@ -204,11 +203,11 @@ def descend(
         state.params, state.constants, state.rule_state, key, window
       )
       chex.assert_trees_all_equal_shapes_and_dtypes(
-        estimate.updates, state.params
+        estimate.gradient, state.params
       )
       estimate, shared = devices.mean((estimate, rule_state.shared))
       updates, opt_state = optimizer.update(
-        estimate.updates, state.opt_state, state.params
+        estimate.gradient, state.opt_state, state.params
       )
       learned = state._replace(
         params=optax.apply_updates(state.params, updates),
@@ -217,7 +216,7 @@ def descend(
       )
       summed = {'loss': estimate.loss, **estimate.metrics}
       norms = {
-        'gradient_norm': optax.tree.norm(estimate.updates),
+        'gradient_norm': optax.tree.norm(estimate.gradient),
         'update_norm': optax.tree.norm(updates),
       }
       return learned, (summed, norms)

@@ -211,7 +211,7 @@ class _Check:
     return self._run(self._params, self._constants, trials)
 
   def updates_are_a_gradient_of_the_parameters(self):
-    updates = self._estimate(self._trials).updates
+    updates = self._estimate(self._trials).gradient
     chex.assert_trees_all_equal_shapes_and_dtypes(updates, self._params)
     chex.assert_tree_all_finite(updates)
     largest = max(jnp.max(jnp.abs(u)) for u in jax.tree.leaves(updates))
@@ -232,8 +232,8 @@ class _Check:
     mean = jax.tree.map(lambda *x: jnp.mean(jnp.stack(x), axis=0), *single)
     whole = self._estimate(self._trials)
     _assert_close(
-      (whole.updates, whole.loss),
-      (mean.updates, mean.loss),
+      (whole.gradient, whole.loss),
+      (mean.gradient, mean.loss),
       'a batch is not the mean of its trials',
     )
 
@@ -246,8 +246,8 @@ class _Check:
       for name, x in timed.items()
     }
     _assert_close(
-      self._estimate(dataclasses.replace(self._trials, **padded)).updates,
-      self._estimate(self._trials).updates,
+      self._estimate(dataclasses.replace(self._trials, **padded)).gradient,
+      self._estimate(self._trials).gradient,
       'padding with steps of mask zero changed the updates',
     )
 
@@ -255,7 +255,7 @@ class _Check:
     silent = dataclasses.replace(
       self._trials, mask=jnp.zeros_like(self._trials.mask)
     )
-    for leaf in jax.tree.leaves(self._estimate(silent).updates):
+    for leaf in jax.tree.leaves(self._estimate(silent).gradient):
       assert not np.any(leaf), 'trials of mask zero gave a non-zero update'
 
   def predictions_read_no_targets(self):

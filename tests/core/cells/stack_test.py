@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from bionet_core import interfaces, testing, unroll
-from bionet_core.cells import haiku as haiku_cells
+from bionet_core.cells import cores as haiku_cells
 from bionet_core.cells import stack
 
 STEPS, BATCH, INPUTS, OUTPUTS = 4, 3, 2, 2

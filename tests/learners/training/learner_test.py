@@ -12,7 +12,8 @@ import optax
 import pytest
 
 from bionet_core import interfaces, unroll
-from bionet_learners import base, bptt
+from bionet_learners import base
+from bionet_learners.reverse import bptt
 from bionet_learners.training import learner as learners
 from bionet_learners.training import metrics, ranges
 
@@ -229,9 +230,9 @@ def test_norms_are_those_of_the_estimate_and_of_the_change(plain, every):
       mask=trials.mask[window],
     )
     found, rule_state = ESTIMATE(params, constants, rule_state, NOISE_KEY, cut)
-    updates, opt_state = OPTIMIZER.update(found.updates, opt_state, params)
+    updates, opt_state = OPTIMIZER.update(found.gradient, opt_state, params)
     learned = optax.apply_updates(params, updates)
-    gradients.append(numpy_norm(found.updates))
+    gradients.append(numpy_norm(found.gradient))
     changes.append(
       numpy_norm(jax.tree.map(lambda a, b: a - b, learned, params))
     )

@@ -16,9 +16,11 @@ import pytest
 from jax.extend import core
 
 from bionet_core import interfaces
-from bionet_core.cells import haiku as cells
+from bionet_core.cells import cores as cells
 from bionet_core.relaxation import asymmetric
-from bionet_learners import base, bptt, local_plasticity
+from bionet_learners import base
+from bionet_learners.local import local_plasticity
+from bionet_learners.reverse import bptt
 from bionet_learners.training import precision
 
 KEY = jax.random.key(2)
@@ -151,10 +153,10 @@ def test_bfloat16_points_nearly_where_float32_does(kind, near, answers):
   field is next to nothing may settle the other way.
   """
   half, full = answers(kind, HALF)[0], answers(kind, None)[0]
-  assert near < cosine(half.updates, full.updates) < 1
+  assert near < cosine(half.gradient, full.gradient) < 1
   np.testing.assert_allclose(half.loss, full.loss, rtol=0.02)
   for a, b in zip(
-    jax.tree.leaves(half.updates), jax.tree.leaves(full.updates), strict=True
+    jax.tree.leaves(half.gradient), jax.tree.leaves(full.gradient), strict=True
   ):
     assert not np.array_equal(a, b)
 

@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 
 from bionet_core import interfaces
-from bionet_core.cells import haiku as haiku_cells
+from bionet_core.cells import cores as haiku_cells
 from bionet_core.cells import stack
 
 

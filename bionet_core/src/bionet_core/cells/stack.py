@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from bionet_core import interfaces
-from bionet_core.cells import haiku as haiku_cells
+from bionet_core.cells import cores as haiku_cells
 
 
 def stack(cells: Sequence[interfaces.Cell]) -> interfaces.Cell:

@@ -1,0 +1,162 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What credit an online rule can give each parameter of a cell."""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from bionet_core import interfaces
+from bionet_learners import base
+from bionet_learners.synapses import cut
+
+
+class Row(NamedTuple):
+  """The credit of one leaf of the parameters, in numbers of its elements.
+
+  An element may count twice: in a stack it has a trace in its own layer, and
+  what it leaves in the state of a later one has none.
+
+  Attributes:
+    name: the leaf's path.
+    size: its elements.
+    temporal: those with a trace, which crosses the borders of windows.
+    within_window: those with credit that no trace carries: it reaches back over
+      a window's steps, and no further.
+    instantaneous: those with the exact gradient of the same step, alone.
+    silent: those that change no state and no output.
+    reason: why, in words.
+  """
+
+  name: str
+  size: int
+  temporal: int
+  within_window: int
+  instantaneous: int
+  silent: int
+  reason: str
+
+
+def describe(cell: interfaces.Cell, inputs: jax.Array) -> list[Row]:
+  """Tells what credit each parameter gets from rules that cut (`d_rtrl` ...).
+
+  Args:
+    cell: the cell.
+    inputs: float `[B, *I]`, inputs of one step; their shape alone matters.
+
+  Returns:
+    A row a leaf of the parameters. `table` prints them.
+
+  Raises:
+    TypeError: if `cell` is not a Cell, or its state changes in a step.
+    ValueError: if units meet outside of synapses in the recurrence.
+  """
+  base.require_kind('describe', cell, interfaces.Cell)
+  key = jax.random.key(0)
+  inputs = jnp.zeros(inputs.shape, inputs.dtype)
+  keys = jax.random.split(key, inputs.shape[0])
+  params, constants = cell.init(key, inputs)
+  state = cell.initial_state(constants, keys)
+  transition = cut.Transition(cell, params, constants, state, keys, inputs)
+  learned, _ = transition.prelude(params, constants)
+  _, pull = jax.vjp(lambda p: transition.prelude(p, constants)[0], params)
+  alive = {transition.groups[leaf] for leaf in transition.alive}
+  found = {'temporal': [], 'within': [], 'instant': []}
+  for number, synapse in enumerate(transition.synapses):
+    kept = (synapse.unit >= 0) & (synapse.group in alive)
+    heard = synapse.emits | (synapse.unit >= 0)
+    which = {
+      'temporal': kept,
+      'within': synapse.through,
+      'instant': heard & ~kept & ~synapse.through,
+    }
+    for kind, elements in which.items():
+      found[kind].append((number, synapse, elements))
+
+  def touched(parts):
+    cotangent = [jnp.zeros_like(w) for w in learned]
+    for at, (number, synapse, elements) in enumerate(parts):
+      weights = _weights(synapse, elements, inputs.shape[0], at)
+      cotangent[synapse.weight] += transition.flat_gradient(
+        number,
+        weights.astype(learned[synapse.weight].dtype),
+        learned[synapse.weight],
+      )
+    return [np.asarray(g) != 0 for g in jax.tree.leaves(pull(cotangent)[0])]
+
+  temporal, within, instant = (touched(parts) for parts in found.values())
+  read = _read(cell, params, constants, state, keys, inputs)
+  rows = []
+  for leaf, (path, value) in enumerate(jax.tree.leaves_with_path(params)):
+    now = (instant[leaf] | read[leaf]) & ~temporal[leaf] & ~within[leaf]
+    silent = ~(temporal[leaf] | within[leaf] | now)
+    kept, inside, same, none = (
+      int(np.sum(x)) for x in (temporal[leaf], within[leaf], now, silent)
+    )
+    rows.append(
+      Row(
+        name=jax.tree_util.keystr(path),
+        size=value.size,
+        temporal=kept,
+        within_window=inside,
+        instantaneous=same,
+        silent=none,
+        reason=_reason(kept, inside, same, bool(read[leaf].any()), none),
+      )
+    )
+  return rows
+
+
+def _weights(synapse, elements, batch, seed):
+  """A cotangent of a synapse's weights that is zero at other elements."""
+  size = (batch, *synapse.shape)
+  if synapse.product:
+    size = (synapse.fan_in, synapse.shape[1])
+    elements = np.any(elements, axis=0)
+  drawn = np.random.default_rng(seed).uniform(1, 2, size)
+  return jnp.asarray(np.where(elements, drawn, 0))
+
+
+def _read(cell, params, constants, state, keys, inputs) -> list[np.ndarray]:
+  """Which leaves the readout reads; all their elements count."""
+  emission, _ = jax.eval_shape(
+    cell.step, params, constants, state, keys, inputs
+  )
+  jaxpr = jax.make_jaxpr(
+    lambda p: cell.readout(p, constants, jnp.zeros(emission.shape))
+  )(params)
+  return [
+    np.full(leaf.shape, used)
+    for leaf, used in zip(
+      jax.tree.leaves(params), cut.used_inputs(jaxpr), strict=True
+    )
+  ]
+
+
+def _reason(temporal, within, instant, read, silent) -> str:
+  said = []
+  if temporal:
+    said.append("drives a unit's state, which keeps a trace of it")
+  if within:
+    said.append('reaches a state through a further synapse (a gate, a layer)')
+  if instant:
+    said.append(
+      'readout: exact at each step'
+      if read
+      else 'nothing of it outlives the step (D = 0, or no state)'
+    )
+  if silent:
+    said.append('changes no state and no output')
+  return '; '.join(said)
+
+
+def table(rows: list[Row]) -> str:
+  """The rows as text, one a line, under a header."""
+  head = ('parameter', 'size', 'temporal', 'window', 'instant', 'silent', 'why')
+  lines = [head, *(tuple(str(x) for x in row) for row in rows)]
+  widths = [max(len(line[i]) for line in lines) for i in range(len(head))]
+  return '\n'.join(
+    '  '.join(x.ljust(w) for x, w in zip(line, widths, strict=True)).rstrip()
+    for line in lines
+  )

@@ -1,0 +1,2 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Credit by eligibility traces, a trace per synapse."""

@@ -1,0 +1,112 @@
+# SPDX-License-Identifier: Apache-2.0
+"""D-RTRL: the credit that flows through each unit's own state."""
+
+from typing import Literal, get_args
+
+import jax.numpy as jnp
+
+from bionet_core import interfaces, unroll
+from bionet_learners import base
+from bionet_learners.traces import windows
+
+Within = Literal['cut', 'exact']
+Execution = Literal['forward', 'reverse', 'auto']
+
+_SHORT = 100  # steps that 'auto' still takes as one window
+
+
+def d_rtrl(
+  cell: interfaces.Cell,
+  loss: interfaces.StepLoss,
+  *,
+  window: int = 10,
+  within: Within = 'cut',
+  execution: Execution = 'forward',
+  trace_dtype: str = 'float32',
+) -> base.GradientRule:
+  r"""Diagonal real-time recurrent learning.
+
+    D_t   = ds_t/ds_{t-1} at fixed synaptic outputs: elementwise, s x s a unit
+    e_t   = D_t e_{t-1} + ds_t/dy_t x_t         y = x W a synapse
+    dL/dW ~= sum_t dL_t/ds_t e_t
+
+  The credit that passes from unit to unit through the recurrent weights is
+  dropped. Exact where there is none: recurrent weights of zero, or elementwise
+  recurrences of one layer. Parameters of the readout, and those whose effect
+  does not outlive the step, get their exact instantaneous gradient.
+
+  Parameters that reach the state only through a further synapse (a GRU's reset
+  gate, earlier layers by way of later ones) have no trace a unit: they get this
+  credit within a window and not beyond, and `describe` counts them. Credit
+  that leaves a layer and comes back by way of another one is kept likewise. All
+  else does not depend on `window`.
+
+  Forward cost: memory flat in T, the traces `[B, m, n, s]` a synapse and their
+  update, one batched product of matrices a window. Windows in which nothing is
+  asked are not differentiated.
+
+  Args:
+    cell: any Cell whose units meet in synapses alone.
+    loss: the loss of one step.
+    window: K, steps between updates of the traces; 1 is fully online.
+    within: the derivative inside a window: 'cut' is the rule itself; 'exact'
+      is full reverse mode, and traces beyond (with K = T: BPTT).
+    execution: 'forward' in windows; 'reverse' in one pass through the cut cell,
+      memory O(T) and no traces: as in `bptt`, no credit crosses the borders of
+      `descend(every=K)` or of batches; 'auto' forward, in a single window while
+      100 steps or fewer are given at once.
+    trace_dtype: stores the traces of products, e.g. 'bfloat16'.
+
+  Returns:
+    A GradientRule; its metrics are the loss's own. With forward execution
+    weights may change at every border, and streams go on.
+
+  Raises:
+    TypeError: if `cell` is not a Cell; once traced, if a step changes its
+      state's shape or type.
+    ValueError: for settings that cannot be; once traced, if units meet outside
+      of synapses in the recurrence (LayerNorm, softmax).
+
+  Source: C. Wang et al., Nature Communications 17, 1745 (2026).
+  """
+  base.require_kind('d_rtrl', cell, interfaces.Cell)
+  windows.check_choice('within', within, get_args(Within))
+  windows.check_choice('execution', execution, get_args(Execution))
+  if within == 'exact' and execution != 'forward':
+    raise ValueError(
+      f"learner.within is 'exact' and learner.execution {execution!r}: the "
+      "window is then a part of the rule; choose execution 'forward'."
+    )
+  settings = windows.Settings(
+    window=windows.checked_window(window),
+    exact=within == 'exact',
+    trace_dtype=windows.checked_dtype(trace_dtype),
+  )
+
+  def begin(params, constants, rule_state, key, trials):
+    windows.check_trials(trials)
+    if execution == 'reverse':
+      state = unroll.initial_state(cell, constants, key, trials.index)
+      steps = jnp.zeros(trials.index.shape, jnp.int32)
+      traced = windows.Traced(state, steps, ())
+    else:
+      traced = windows.begin(cell, settings, params, constants, key, trials)
+    return base.RuleState(rule_state.shared, traced)
+
+  def init(key, params, constants, trials):
+    nothing = base.RuleState(shared=(), per_trial=())
+    return begin(params, constants, nothing, key, trials)
+
+  def estimate(params, constants, rule_state, key, trials):
+    keys = unroll.trial_keys(key, trials.index)
+    run, own = windows.forward, settings
+    if execution == 'reverse':
+      run = windows.reverse
+    elif execution == 'auto' and trials.mask.shape[0] <= _SHORT:
+      own = settings._replace(window=None)
+    estimate, after = run(
+      cell, loss, own, params, constants, rule_state.per_trial, keys, trials
+    )
+    return estimate, base.RuleState(rule_state.shared, after)
+
+  return base.GradientRule(unroll.model_from_cell(cell), init, begin, estimate)

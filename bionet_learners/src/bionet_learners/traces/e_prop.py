@@ -1,0 +1,65 @@
+# SPDX-License-Identifier: Apache-2.0
+"""E-prop: eligibility traces and learning signals."""
+
+from bionet_core import interfaces
+from bionet_learners import base
+from bionet_learners.traces import feedback as _feedback
+from bionet_learners.traces import windows
+
+
+def e_prop(
+  cell: interfaces.Cell,
+  loss: interfaces.StepLoss,
+  *,
+  feedback: _feedback.Feedback = 'symmetric',
+  kappa: float = 0.0,
+  window: int = 10,
+  adaptation_rate: float = 1e-2,
+  adaptation_decay: float = 1e-3,
+  trace_dtype: str = 'float32',
+) -> base.GradientRule:
+  r"""E-prop: an eligibility trace a synapse times a learning signal a unit.
+
+    e_t    = D_t e_{t-1} + ds_t/dy_t x_t             D, y = x W as in `d_rtrl`
+    z_t    = kappa z_{t-1} + d emission_t/ds_t e_t   the filtered trace
+    L_t    = B^T dL_t/d outputs_t                    the learning signal
+    dL/dW ~= sum_t L_t z_t
+
+  With symmetric feedback and kappa 0 it is `d_rtrl(within='cut')`. A filter
+  kappa > 0 is meant for a readout that leaks with the same factor; a cell whose
+  own state holds that leak needs none. Readout parameters get their exact
+  instantaneous gradient. Within one step, errors pass from layer to layer by
+  the exact derivative. Cost: that of `d_rtrl`; a filter adds a trace.
+
+  Departs from the source in that the surrogate derivative is the cell's own,
+  and that an adaptive B takes plain steps of `adaptation_rate` against the
+  readout's gradient, whatever the optimizer.
+
+  Args:
+    cell: any Cell whose units meet in synapses alone.
+    loss: the loss of one step.
+    feedback: B: 'symmetric' (the readout's derivative), 'random' (drawn once,
+      as large as the readout), or 'adaptive' (so drawn, then learning as the
+      readout does).
+    kappa: the filter's factor a step, exp(-dt / tau of the readout), in [0, 1).
+    window: steps between updates of the traces.
+    adaptation_rate: of adaptive feedback, an update.
+    adaptation_decay: of adaptive feedback, its weight decay an update.
+    trace_dtype: stores the traces of products.
+
+  Returns:
+    A GradientRule; it shares B.
+
+  Raises:
+    TypeError: if `cell` is not a Cell.
+    ValueError: for settings that cannot be, and as `d_rtrl` once traced.
+
+  Source: G. Bellec et al., Nature Communications 11, 3625 (2020).
+  """
+  base.require_kind('e_prop', cell, interfaces.Cell)
+  settings = windows.Settings(
+    window=windows.checked_window(window),
+    trace_dtype=windows.checked_dtype(trace_dtype),
+  )
+  plan = _feedback.Plan(feedback, adaptation_rate, adaptation_decay)
+  return _feedback.rule(cell, loss, settings, plan, kappa=kappa)

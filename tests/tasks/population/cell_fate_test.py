@@ -1,0 +1,457 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Cell-fate patterning: its trials by hand, its losses from the utility.
+
+Truth: time steps and schedules written out in NumPy; group by group the
+utilities of `information`, which has its own tests; the source's figures.
+"""
+
+import functools
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from bionet_core import information
+from bionet_tasks import testing
+from bionet_tasks.population import cell_fate
+
+KEY = jax.random.key(0)
+SHORT = {'duration': 0.04, 'held_out_duration': 0.04}
+UTILITIES = {
+  'hard': information.hard_utility,
+  'soft': information.soft_utility,
+  'exact': information.exact_soft_utility,
+}
+
+
+def make(**settings):
+  return cell_fate.cell_fate(**{**SHORT, **settings})
+
+
+def population(num_replicates=12, num_cells=4, seed=0):
+  rng = np.random.default_rng(seed)
+  return jnp.asarray(rng.uniform(size=(num_replicates, num_cells)), jnp.float32)
+
+
+def judged(task, states, name=None, temperature=0.1, mask=1.0):
+  """A loss of the task, at a step with this temperature and mask."""
+  size = states.shape[0]
+  return task.losses[name or task.spec.loss](
+    states, jnp.full((size, 1), temperature), jnp.full(size, mask)
+  )
+
+
+def utility(name, states, **settings):
+  if name != 'hard':
+    settings = {'temperature': 0.1, **settings}
+  return float(UTILITIES[name](states, **settings).utility)
+
+
+##############################################################################
+# The facts
+
+
+def test_the_levels_of_seven_cells():
+  """Truth: the source's H(4/7) and the bias at 3,000 replicates."""
+  spec = cell_fate.cell_fate().spec
+  assert spec.name == 'cell_fate' and spec.num_outputs == 7
+  assert spec.input_shape == (2,) and spec.num_steps == 1000
+  assert spec.loss_kind == 'population' and spec.loss == 'exact'
+  assert spec.metric == 'utility' and spec.num_data is None
+  assert spec.ceiling['utility'] == pytest.approx(0.9852, abs=5e-5)
+  assert spec.chance['utility'] == pytest.approx(0.004, abs=5e-4)
+  few = make(num_held_out=30).spec
+  assert few.chance['utility'] == pytest.approx(0.326, abs=1e-3)
+
+
+def test_random_fates_read_chance():
+  """Truth: the spec's chance, 3,000 random replicates of 7 cells.
+
+  A read's standard deviation is about 5e-4 there.
+  """
+  task = make()
+  states = population(3000, 7)
+  trials = task.evaluations['held_out'].sample(KEY, jnp.arange(3000))
+  outputs = jnp.broadcast_to(states, (4, 3000, 7))
+  read = task.metrics(outputs, trials)['utility']
+  assert abs(read - task.spec.chance['utility']) < 3e-3
+  assert abs(read) > 1e-3, 'chance would not be told from 0'
+
+
+def test_evaluations_have_their_own_time_step_and_the_first_noise():
+  """Truth: the same time at dt, dt / 2 and dt / 4, whatever training has."""
+  settings = {
+    'dt': 0.02,
+    'duration': 0.08,
+    'sigma': 0.3,
+    'final_sigma': 0.1,
+    'temperature': 0.2,
+    'final_temperature': 0.05,
+    'anneal_updates': 3,
+    'refinements': 2,
+    'num_held_out': 40,
+    'held_out_dt': 0.01,
+    'held_out_duration': 0.05,
+  }
+  task = make(**settings)
+  assert list(task.evaluations) == ['held_out', 'half_dt', 'quarter_dt']
+  for name, steps in (('held_out', 5), ('half_dt', 10), ('quarter_dt', 20)):
+    evaluation = task.evaluations[name]
+    assert evaluation.num_trials == 40
+    trials = evaluation.sample(KEY, jnp.arange(30, 40))
+    assert trials.inputs.shape == (steps, 10, 2)
+    np.testing.assert_allclose(trials.inputs[..., 0], 0.05 / steps, rtol=1e-6)
+    np.testing.assert_allclose(trials.inputs[..., 1], 0.3, rtol=1e-6)
+    np.testing.assert_allclose(trials.targets, 0.2, rtol=1e-6)
+    np.testing.assert_array_equal(trials.mask[:-1], 0)
+    np.testing.assert_array_equal(trials.mask[-1], 1)
+  default = cell_fate.cell_fate()
+  trials = default.evaluations['quarter_dt'].sample(KEY, jnp.arange(2))
+  assert trials.inputs.shape == (4000, 2, 2)
+  np.testing.assert_allclose(trials.inputs[..., 0], 0.0025, rtol=1e-6)
+
+
+@pytest.mark.parametrize('dt, duration', [(0.01, 0.04), (0.05, 0.3), (2, 2)])
+def test_training_trials_last_as_long_as_asked(dt, duration):
+  """Truth: duration / dt steps, asked at the last."""
+  task = make(dt=dt, duration=duration, sigma=0.25)
+  trials = task.sample(KEY, jnp.arange(6))
+  steps = round(duration / dt)
+  assert task.spec.num_steps == steps
+  assert trials.inputs.shape == (steps, 6, 2)
+  np.testing.assert_allclose(trials.inputs[..., 0], dt, rtol=1e-6)
+  np.testing.assert_allclose(trials.inputs[..., 1], 0.25, rtol=1e-6)
+  np.testing.assert_allclose(trials.targets, 0.1, rtol=1e-6)
+  np.testing.assert_array_equal(np.argmax(trials.mask, axis=0), steps - 1)
+  np.testing.assert_array_equal(trials.mask.sum(axis=0), 1)
+
+
+##############################################################################
+# Schedules
+
+
+def ranged(task, first, num_updates, batch_size):
+  """Sampled at once, with leaves `[updates, B, ...]`."""
+  index = first * batch_size + jnp.arange(num_updates * batch_size)
+  trials = jax.jit(task.sample, static_argnums=2)(KEY, index, batch_size)
+
+  def cut(x):
+    return np.asarray(x).swapaxes(0, 1).reshape(num_updates, batch_size, -1)
+
+  dts, sigmas = cut(trials.inputs[..., 0]), cut(trials.inputs[..., 1])
+  return dts, sigmas, cut(trials.targets[..., 0]), trials
+
+
+def by_hand(start, end, update, updates):
+  end = start if end is None else end
+  return start * (end / start) ** min(update / updates, 1)
+
+
+@pytest.mark.parametrize(
+  'final_sigma, final_temperature', [(0.02, 0.9), (0.02, None), (None, 0.01)]
+)
+def test_noise_and_temperature_go_geometrically(final_sigma, final_temperature):
+  """Truth: start (end / start)^(update / updates), update by update.
+
+  A range of updates sampled at once = its batches. Mutant: one batch of all.
+  """
+  task = make(
+    sigma=0.2,
+    final_sigma=final_sigma,
+    temperature=0.1,
+    final_temperature=final_temperature,
+    anneal_updates=4,
+  )
+  batch_size, first, num_updates = 5, 2, 6
+  _, sigmas, temperatures, whole = ranged(task, first, num_updates, batch_size)
+  for u in range(num_updates):
+    sigma = by_hand(0.2, final_sigma, first + u, 4)
+    temperature = by_hand(0.1, final_temperature, first + u, 4)
+    np.testing.assert_allclose(sigmas[u], sigma, rtol=1e-5)
+    np.testing.assert_allclose(temperatures[u], temperature, rtol=1e-5)
+    rows = u * batch_size + jnp.arange(batch_size)
+    for alone in (
+      task.sample(KEY, whole.index[rows]),
+      task.sample(KEY, whole.index[rows], batch_size),
+    ):
+      np.testing.assert_allclose(alone.inputs, whole.inputs[:, rows], rtol=1e-6)
+      np.testing.assert_allclose(
+        alone.targets, whole.targets[:, rows], rtol=1e-6
+      )
+  mutant = task.sample(KEY, whole.index)
+  assert not (
+    np.allclose(mutant.inputs, whole.inputs, rtol=1e-2)
+    and np.allclose(mutant.targets, whole.targets, rtol=1e-2)
+  )
+
+
+def test_refinements_share_the_batch_and_the_time():
+  """Truth: a loop; each share takes dt / 2^k for the same time, then rests."""
+  task = make(dt=0.02, duration=0.06, refinements=3)
+  batch_size, num_updates = 6, 2
+  assert task.spec.num_steps == 12
+  dts, _, _, whole = ranged(task, 3, num_updates, batch_size)
+  assert whole.inputs.shape == (12, 12, 2)
+  for u in range(num_updates):
+    for b in range(batch_size):
+      finer = 2 ** (b // 2)
+      wanted = [0.02 / finer] * (3 * finer) + [0.0] * (12 - 3 * finer)
+      np.testing.assert_allclose(dts[u, b], wanted, rtol=1e-6)
+  np.testing.assert_allclose(dts.sum(axis=2), 0.06, rtol=1e-5)
+  np.testing.assert_array_equal(np.argmax(whole.mask, axis=0), 11)
+
+
+@pytest.mark.oracle
+def test_schedules_keep_the_contract_of_a_task():
+  """Truth: the laws of bionet_tasks.testing, told the size of the batch.
+
+  Noise (an input) and temperature (a target) fall together, by design.
+  """
+  task = make(
+    final_sigma=0.05,
+    final_temperature=0.3,
+    anneal_updates=5,
+    refinements=2,
+    held_out_dt=0.005,  # the law wants held_out as long as training
+  )
+  sample = functools.partial(task.sample, batch_size=8)
+  testing.check_task(task._replace(sample=sample), batch_size=8, memory=False)
+
+
+##############################################################################
+# Losses and metrics
+
+
+@pytest.mark.parametrize('name', UTILITIES)
+def test_the_loss_is_minus_the_utility_weighted_by_the_mask(name):
+  """Truth: `information`. Mutant: the sign."""
+  task, states = make(num_cells=4), population()
+  wanted = utility(name, states)
+  loss, metrics = judged(task, states, name)
+  np.testing.assert_allclose(loss, -wanted, rtol=1e-5)
+  assert abs(wanted) > 1e-3 and set(metrics) == {'utility', 's_pat', 's_rep'}
+  np.testing.assert_allclose(metrics['utility'], wanted, rtol=1e-5)
+  parts = metrics['s_pat'] - metrics['s_rep']
+  np.testing.assert_allclose(metrics['utility'], parts, atol=1e-6)
+  half, halved = judged(task, states, name, mask=0.5)
+  np.testing.assert_allclose(half, loss / 2, rtol=1e-5)
+  np.testing.assert_allclose(halved['s_pat'], metrics['s_pat'] / 2, rtol=1e-5)
+  nothing, metrics = judged(task, states, name, mask=0.0)
+  np.testing.assert_array_equal([nothing, *metrics.values()], 0)
+
+
+@pytest.mark.parametrize('name', UTILITIES)
+def test_better_patterns_have_less_loss(name):
+  """Truth: one balanced pattern reaches the ceiling; random ones chance."""
+  task = make(num_cells=4)
+  one = jnp.tile(jnp.array([0.0, 1.0, 1.0, 0.0]), (12, 1))
+  best, _ = judged(task, one, name, temperature=0.01)
+  np.testing.assert_allclose(best, -task.spec.ceiling['utility'], atol=1e-5)
+  assert best < judged(task, population(), name, temperature=0.01)[0] - 0.1
+
+
+@pytest.mark.parametrize('name', UTILITIES)
+def test_groups_are_judged_one_by_one(name):
+  """Truth: the mean over groups in a loop. Mutant: all replicates at once."""
+  task, states = make(num_cells=4, num_groups=3), population()
+  groups = [states[0:4], states[4:8], states[8:12]]
+  wanted = np.mean([utility(name, group) for group in groups])
+  loss, metrics = judged(task, states, name)
+  np.testing.assert_allclose(loss, -wanted, rtol=1e-5)
+  np.testing.assert_allclose(metrics['utility'], wanted, rtol=1e-5)
+  assert abs(utility(name, states) - wanted) > 1e-2
+
+
+def test_the_worst_refinement_is_the_loss():
+  """Truth: the least mean over its groups. Mutant: the mean over refinements.
+
+  The gradient is that of the worst alone.
+  """
+  task = make(num_cells=4, num_groups=2, refinements=2)
+  states = population(16)
+  descend = jax.jit(jax.value_and_grad(lambda x: judged(task, x), has_aux=True))
+  settled = jnp.tile(states[:1], (8, 1))
+  for shares, worst in (
+    ((settled, states[8:]), slice(8, 16)),
+    ((states[:8], settled), slice(0, 8)),
+  ):
+    outputs = jnp.concatenate(shares)
+    chosen = outputs[worst]
+    found = [utility('exact', chosen[:4]), utility('exact', chosen[4:])]
+    (loss, metrics), slope = descend(outputs)
+    np.testing.assert_allclose(loss, -np.mean(found), rtol=1e-5)
+    parts = metrics['s_pat'] - metrics['s_rep']
+    np.testing.assert_allclose(-loss, parts, atol=1e-6)
+    moved = np.abs(slope).sum(axis=1) > 0
+    wanted = np.zeros(16, bool)
+    wanted[worst] = True
+    np.testing.assert_array_equal(moved, wanted)
+    other = utility('exact', outputs[8:]) + utility('exact', outputs[:8])
+    assert abs(other / 2 - np.mean(found)) > 1e-2
+
+
+def test_settings_reach_the_utilities():
+  """Truth: `information` with the same settings; the temperature a target."""
+  states = population()
+  for settings in (
+    {'bandwidth': 0.7},
+    {'bandwidth': 0.7, 'straight_through': True},
+  ):
+    task = make(num_cells=4, **settings)
+    for temperature in (0.1, 0.4):
+      own = {'temperature': temperature, **settings}
+      loss, _ = judged(task, states, 'soft', temperature)
+      wanted = utility('soft', states, **own)
+      np.testing.assert_allclose(loss, -wanted, rtol=1e-5)
+      own.pop('bandwidth')
+      loss, _ = judged(task, states, 'exact', temperature)
+      wanted = utility('exact', states, **own)
+      np.testing.assert_allclose(loss, -wanted, rtol=1e-5)
+  default, _ = judged(make(num_cells=4), states, 'soft')
+  assert abs(default - judged(task, states, 'soft')[0]) > 1e-2
+
+
+def test_gradients_pass_through_the_losses_made_for_them():
+  """Truth: the hard utility is a step function, the others are not."""
+  task, states = make(num_cells=4), population()
+  size = {}
+  for name in UTILITIES:
+    slope = jax.grad(lambda x, name=name: judged(task, x, name)[0])
+    size[name] = np.abs(jax.jit(slope)(states)).max()
+  assert size['hard'] == 0
+  assert size['soft'] > 1e-3 and size['exact'] > 1e-3
+
+
+KEYS = {
+  'utility',
+  's_pat',
+  's_rep',
+  'soft_utility',
+  'soft_s_pat',
+  'soft_s_rep',
+  'mean_fate',
+  'distinct_patterns',
+}
+
+
+@pytest.mark.parametrize('num_cells, soft', [(4, 'exact'), (13, 'soft')])
+def test_metrics_are_those_of_the_last_step(num_cells, soft):
+  """Truth: `information` and NumPy; no output before the last is read."""
+  task = make(num_cells=num_cells, loss='soft', temperature=0.3)
+  states = population(9, num_cells).at[1].set(population(9, num_cells)[0])
+  trials = task.evaluations['held_out'].sample(KEY, jnp.arange(9))
+  outputs = jnp.full((4, 9, num_cells), jnp.nan).at[-1].set(states)
+  found = task.metrics(outputs, trials)
+  assert set(found) == KEYS
+  fates = np.asarray(states) >= 0.5
+  wanted = {
+    **information.hard_utility(states)._asdict(),
+    **{
+      f'soft_{name}': value
+      for name, value in UTILITIES[soft](states, temperature=0.3)
+      ._asdict()
+      .items()
+      if name != 'utility'
+    },
+    'soft_utility': utility(soft, states, temperature=0.3),
+    'mean_fate': fates.mean(),
+    'distinct_patterns': len(np.unique(fates, axis=0)),
+  }
+  for name, value in wanted.items():
+    np.testing.assert_allclose(found[name], value, atol=1e-5, err_msg=name)
+  assert wanted['distinct_patterns'] <= 8
+
+
+##############################################################################
+# Errors
+
+
+@pytest.mark.parametrize(
+  'settings, message',
+  [
+    ({'num_cells': 0}, r'task\.num_cells is 0'),
+    ({'num_groups': 0}, r'task\.num_groups is 0'),
+    ({'refinements': 0}, r'task\.refinements is 0'),
+    ({'num_held_out': 0}, r'task\.num_held_out is 0'),
+    ({'num_held_out': 1}, r'task\.num_held_out is 1'),
+    ({'temperature': 0.0}, r'task\.temperature is 0\.0'),
+    ({'temperature': math.nan}, r'task\.temperature is nan'),
+    ({'bandwidth': -1.0}, r'task\.bandwidth is -1\.0'),
+    ({'sigma': -0.1}, r'task\.sigma is -0\.1'),
+    ({'sigma': math.nan}, r'task\.sigma is nan'),
+    ({'final_sigma': 0.0, 'anneal_updates': 5}, r'task\.final_sigma is 0\.0'),
+    (
+      {'sigma': 0.0, 'final_sigma': 0.1, 'anneal_updates': 5},
+      r'task\.sigma is 0\.0',
+    ),
+    (
+      {'final_temperature': -0.1, 'anneal_updates': 5},
+      r'task\.final_temperature is -0\.1',
+    ),
+    ({'anneal_updates': 5}, r'task\.anneal_updates is 5'),
+    ({'anneal_updates': -1}, r'task\.anneal_updates is -1'),
+    ({'final_sigma': 0.05}, r'task\.anneal_updates is 0'),
+    ({'loss': 'hinge'}, r"task\.loss is 'hinge'; it may be hard, soft, exact"),
+    ({'num_cells': 13}, 'N is 13, .* at most 12'),
+    ({'dt': 0.0}, r'task\.dt is 0\.0'),
+    ({'duration': -1.0}, r'task\.duration -1\.0'),
+    ({'dt': math.nan}, r'task\.dt is nan'),
+    ({'duration': math.inf}, r'task\.duration'),
+    ({'duration': 0.045}, r'task\.duration is 0\.045, .* no multiple'),
+    ({'dt': 0.05}, r'task\.duration is 0\.04, .* no multiple .* 0\.05'),
+    ({'held_out_dt': 0.03}, r'task\.held_out_duration is 0\.04'),
+    ({'held_out_dt': 0.0}, r'task\.held_out_dt is 0\.0'),
+  ],
+  ids=str,
+)
+def test_settings_out_of_range_are_refused(settings, message):
+  """Truth: the documented ranges; the setting is named."""
+  with pytest.raises(ValueError, match=message):
+    make(**settings)
+
+
+def test_long_rows_and_no_noise_are_tasks():
+  """Truth: 12 cells are the most of the exact utility, and of it alone."""
+  assert make(num_cells=12).spec.num_outputs == 12
+  assert make(num_cells=13, loss='soft').spec.loss == 'soft'
+  for num_cells in (1, 30):
+    task = make(num_cells=num_cells, loss='hard')
+    loss, _ = judged(task, population(5, num_cells))
+    assert np.isfinite(loss)
+  quiet = make(sigma=0.0).sample(KEY, jnp.arange(3))
+  np.testing.assert_array_equal(quiet.inputs[..., 1], 0)
+
+
+@pytest.mark.parametrize(
+  'settings, num_replicates, message',
+  [
+    ({'num_groups': 5}, 12, r'batch_size is 12; .*num_groups'),
+    ({'refinements': 5}, 12, r'batch_size is 12; .*refinements'),
+    ({'num_groups': 4, 'refinements': 2}, 12, r'= 8'),
+    ({'num_groups': 12}, 12, 'a single replicate'),
+  ],
+)
+def test_batches_that_groups_cannot_share_are_refused(
+  settings, num_replicates, message
+):
+  """Truth: equal groups of 2 replicates or more."""
+  task = make(num_cells=4, **settings)
+  with pytest.raises(ValueError, match=message):
+    judged(task, population(num_replicates))
+
+
+@pytest.mark.parametrize('name', UTILITIES)
+def test_a_replicate_of_mask_0_does_not_count(name):
+  """Truth: the loss of the others; with groups, of the others in its group.
+
+  The masks of those that are left keep their mean, and so does the loss.
+  """
+  task, states = make(num_cells=4, num_groups=2), population()
+  mask = jnp.ones(12).at[7].set(0) * 12 / 11
+  loss, _ = task.losses[name](states, jnp.full((12, 1), 0.1), mask)
+  alone = make(num_cells=4)
+  parts = [states[:6], jnp.delete(states[6:], 1, axis=0)]
+  wanted = np.mean([judged(alone, part, name)[0] for part in parts])
+  np.testing.assert_allclose(loss, wanted, rtol=1e-5)
