@@ -249,16 +249,16 @@ def test_truncated_bptt_is_bptt_of_each_window():
   'make, settings, match',
   [
     (e_prop.e_prop, {'feedback': 'exact'}, 'symmetric, random, adaptive'),
-    (e_prop.e_prop, {'kappa': 1.0}, r'learner.kappa is 1.0.*\[0, 1\)'),
-    (rflo.rflo, {'tau': 0.5}, 'learner.tau is 0.5'),
-    (pp_prop.pp_prop, {'decay': 1.0}, 'learner.decay is 1.0'),
+    (e_prop.e_prop, {'kappa': 1.0}, r'kappa=1.0.*\[0, 1\)'),
+    (rflo.rflo, {'tau': 0.5}, 'tau=0.5: '),
+    (pp_prop.pp_prop, {'decay': 1.0}, 'decay=1.0: '),
     (three_factor.three_factor, {'modulator': 'x'}, 'surprise, loss'),
     (
       three_factor.three_factor,
       {'expectation_rate': 0.0},
-      'learner.expectation_rate is 0.0',
+      'expectation_rate=0.0: ',
     ),
-    (truncated_bptt.truncated_bptt, {'window': 0}, 'learner.window is 0'),
+    (truncated_bptt.truncated_bptt, {'window': 0}, 'window=0: '),
   ],
 )
 def test_settings_that_cannot_be(make, settings, match):

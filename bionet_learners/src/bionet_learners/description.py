@@ -9,7 +9,8 @@ import numpy as np
 
 from bionet_core import interfaces
 from bionet_learners import base
-from bionet_learners.synapses import cut
+from bionet_learners.synapses import program
+from bionet_learners.synapses import transition as transitions
 
 
 class Row(NamedTuple):
@@ -58,14 +59,23 @@ def describe(cell: interfaces.Cell, inputs: jax.Array) -> list[Row]:
   keys = jax.random.split(key, inputs.shape[0])
   params, constants = cell.init(key, inputs)
   state = cell.initial_state(constants, keys)
-  transition = cut.Transition(cell, params, constants, state, keys, inputs)
+  transition = transitions.open_transition(
+    cell, params, constants, state, keys, inputs
+  )
+  structure = transition.structure
   learned, _ = transition.prelude(params, constants)
   _, pull = jax.vjp(lambda p: transition.prelude(p, constants)[0], params)
-  alive = {transition.groups[leaf] for leaf in transition.alive}
   found = {'temporal': [], 'within': [], 'instant': []}
-  for number, synapse in enumerate(transition.synapses):
-    kept = (synapse.unit >= 0) & (synapse.group in alive)
-    heard = synapse.emits | (synapse.unit >= 0)
+  for number, synapse in enumerate(structure.synapses):
+    kept, driven = (
+      np.any(
+        [units >= 0 for leaf, units in synapse.drives.items() if leaf in leaves]
+        or [np.zeros(synapse.shape, bool)],
+        axis=0,
+      )
+      for leaves in (structure.alive, synapse.drives)
+    )
+    heard = synapse.emits | driven
     which = {
       'temporal': kept,
       'within': synapse.through,
@@ -77,11 +87,13 @@ def describe(cell: interfaces.Cell, inputs: jax.Array) -> list[Row]:
   def touched(parts):
     cotangent = [jnp.zeros_like(w) for w in learned]
     for at, (number, synapse, elements) in enumerate(parts):
+      value = learned[synapse.weight]
+      if synapse.obstacle is not None:  # no normal form: all or nothing
+        cotangent[synapse.weight] += jnp.full_like(value, bool(elements.any()))
+        continue
       weights = _weights(synapse, elements, inputs.shape[0], at)
       cotangent[synapse.weight] += transition.flat_gradient(
-        number,
-        weights.astype(learned[synapse.weight].dtype),
-        learned[synapse.weight],
+        number, weights.astype(value.dtype), value
       )
     return [np.asarray(g) != 0 for g in jax.tree.leaves(pull(cotangent)[0])]
 
@@ -111,9 +123,11 @@ def describe(cell: interfaces.Cell, inputs: jax.Array) -> list[Row]:
 def _weights(synapse, elements, batch, seed):
   """A cotangent of a synapse's weights that is zero at other elements."""
   size = (batch, *synapse.shape)
-  if synapse.product:
-    size = (synapse.fan_in, synapse.shape[1])
-    elements = np.any(elements, axis=0)
+  product = synapse.product
+  if product is not None:
+    size = (product.blocks, product.inputs, product.outputs)
+    elements = elements.reshape(size[0], product.positions, size[2])
+    elements = np.any(elements, axis=1)[:, None]
   drawn = np.random.default_rng(seed).uniform(1, 2, size)
   return jnp.asarray(np.where(elements, drawn, 0))
 
@@ -123,13 +137,13 @@ def _read(cell, params, constants, state, keys, inputs) -> list[np.ndarray]:
   emission, _ = jax.eval_shape(
     cell.step, params, constants, state, keys, inputs
   )
-  jaxpr = jax.make_jaxpr(
-    lambda p: cell.readout(p, constants, jnp.zeros(emission.shape))
-  )(params)
+  readout, _ = program.read(
+    lambda p: cell.readout(p, constants, jnp.zeros(emission.shape)), params
+  )
   return [
     np.full(leaf.shape, used)
     for leaf, used in zip(
-      jax.tree.leaves(params), cut.used_inputs(jaxpr), strict=True
+      jax.tree.leaves(params), program.used_inputs(readout), strict=True
     )
   ]
 

@@ -1,82 +1,80 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the rules share that run forward in time, in memory flat in T."""
+"""What all rules over time share: where trials stand between windows."""
 
 from collections.abc import Callable
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 
-from bionet_core import interfaces
+from bionet_core import interfaces, unroll
+from bionet_learners import base
 
 
-def rows(state: interfaces.ArrayTree) -> jax.Array:
-  """The floats of a state of B trials as `[B, S]`, in the order of its leaves.
+class Memory(NamedTuple):
+  """Where a cell's trials stand, and what a rule keeps of their past.
 
-  Counters and keys in a state carry no derivative and are left out.
+  Attributes:
+    state: the cell's state; every leaf leads with B.
+    steps: int `[B]`, steps done.
+    traces: what the rule keeps per trial; every leaf leads with B.
   """
-  leaves = [x for x in jax.tree.leaves(state) if _is_float(x)]
-  if not leaves:
-    batch = jax.tree.leaves(state)[0].shape[0]
-    return jnp.zeros((batch, 0))
-  return jnp.concatenate([x.reshape(x.shape[0], -1) for x in leaves], axis=1)
+
+  state: interfaces.ArrayTree
+  steps: jax.Array
+  traces: interfaces.ArrayTree
 
 
-def with_rows(
-  state: interfaces.ArrayTree, values: jax.Array
-) -> interfaces.ArrayTree:
-  """The state with the floats `values` `[B, S]` in place of its own."""
-  leaves, tree = jax.tree.flatten(state)
-  start = 0
-  for i, x in enumerate(leaves):
-    if _is_float(x):
-      size = x.size // x.shape[0]
-      part = values[:, start : start + size]
-      leaves[i] = part.reshape(x.shape).astype(x.dtype)
-      start += size
-  return tree.unflatten(leaves)
+def over_time(
+  cell: interfaces.Cell,
+  estimate: Callable[..., tuple[base.Estimate, interfaces.ArrayTree, Memory]],
+  *,
+  traces: Callable[..., interfaces.ArrayTree] = lambda *_: (),
+  shared: Callable[..., interfaces.ArrayTree] = lambda *_: (),
+  learning_signal: Callable[..., jax.Array] | None = None,
+) -> base.GradientRule:
+  """The rule of a cell that carries a Memory from window to window.
 
+  Args:
+    cell: the dynamics.
+    estimate: `(params, constants, shared, memory, key, trials) -> (Estimate,
+      shared, memory)`.
+    traces: `(params, constants, state, keys, trials) -> tree`, the traces of
+      trials that have no past, from the state before their first step.
+    shared: `(params, constants, key, trials) -> tree`, what is drawn once.
+    learning_signal: as in `GradientRule`.
+  """
 
-def _is_float(x: jax.Array) -> bool:
-  return jnp.issubdtype(x.dtype, jnp.floating)
+  def begin(params, constants, rule_state, key, trials):
+    state = unroll.initial_state(cell, constants, key, trials.index)
+    keys = unroll.trial_keys(key, trials.index)
+    steps = jnp.zeros(trials.index.shape, jnp.int32)
+    memory = Memory(
+      state, steps, traces(params, constants, state, keys, trials)
+    )
+    return base.RuleState(rule_state.shared, memory)
 
+  def init(key, params, constants, trials):
+    drawn = shared(params, constants, key, trials)
+    return begin(params, constants, base.RuleState(drawn, ()), key, trials)
 
-def if_asked(
-  mask: jax.Array, credit: Callable[[], interfaces.ArrayTree]
-) -> interfaces.ArrayTree:
-  """`credit()` where a trial is asked, `mask` `[B]`; else zeros, at no cost."""
-  shapes = jax.eval_shape(credit)
-  return jax.lax.cond(
-    jnp.any(mask != 0),
-    credit,
-    lambda: jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes),
+  def run(params, constants, rule_state, key, trials):
+    result, kept, memory = estimate(
+      params, constants, rule_state.shared, rule_state.per_trial, key, trials
+    )
+    return result, base.RuleState(kept, memory)
+
+  return base.GradientRule(
+    unroll.model_from_cell(cell), init, begin, run, learning_signal
   )
 
 
-def sum_over_steps(
-  advance: Callable,
-  carried: interfaces.ArrayTree,
-  trials: interfaces.Trials,
-) -> tuple[interfaces.ArrayTree, interfaces.ArrayTree]:
-  """Goes through the steps of trials, and sums what is said at each.
-
-  Args:
-    advance: `(carried, (inputs [B, *I], targets [B, ...], mask [B]))
-      -> (carried, said)`.
-    carried: before the first step.
-    trials: the steps.
-
-  Returns:
-    `(said, carried)`: the sum over steps, and what the last step leaves.
-  """
-  steps = (trials.inputs, trials.targets, trials.mask)
-  first = jax.tree.map(lambda x: x[0], steps)
-  said = jax.eval_shape(advance, carried, first)[1]
-  total = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), said)
-
-  def body(carry, now):
-    carried, total = carry
-    carried, said = advance(carried, now)
-    return (carried, jax.tree.map(jnp.add, total, said)), None
-
-  (carried, total), _ = jax.lax.scan(body, (carried, total), steps)
-  return total, carried
+def check_real(state: interfaces.ArrayTree) -> None:
+  """Raises TypeError if a leaf of the state is complex."""
+  for path, leaf in jax.tree.leaves_with_path(state):
+    if jnp.issubdtype(leaf.dtype, jnp.complexfloating):
+      raise TypeError(
+        f'state{jax.tree_util.keystr(path)} is complex, and this rule is for '
+        'real states: keep the real and the imaginary part as two leaves of '
+        'the state, or choose bptt.'
+      )

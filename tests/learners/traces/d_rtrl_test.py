@@ -12,7 +12,7 @@ from bionet_core import interfaces
 from bionet_core.cells import cores as cells
 from bionet_learners import base, description, oracles
 from bionet_learners.reverse import bptt
-from bionet_learners.traces import d_rtrl, windows
+from bionet_learners.traces import advance, d_rtrl
 
 pytestmark = pytest.mark.oracle
 
@@ -161,18 +161,18 @@ def test_what_leaves_out_a_part_is_not_exact(mutant, monkeypatch):
   """Truth: each mutant drops or doubles what carries credit over a border."""
   case = Case('chain')
   wanted = case.run(bptt.bptt)
-  advance = windows.advance_traces
+  whole = advance.advance_all
 
-  def broken(local, sites, traces):
+  def broken(sites, traces, window):
     if mutant == 'no decay':
-      decay = jax.tree.map(jnp.zeros_like, local.decay)
-      return advance(local._replace(decay=decay), sites, traces)
+      decay = jax.tree.map(jnp.zeros_like, window.decay)
+      return whole(sites, traces, window._replace(decay=decay))
     if mutant == 'double':
-      drive = jax.tree.map(lambda c: 2 * c, local.drive)
-      return advance(local._replace(drive=drive), sites, traces)
+      drive = jax.tree.map(lambda c: 2 * c, window.drive)
+      return whole(sites, traces, window._replace(drive=drive))
     return jax.tree.map(jnp.zeros_like, traces)
 
-  monkeypatch.setattr(windows, 'advance_traces', broken)
+  monkeypatch.setattr(advance, 'advance_all', broken)
   got = case.run(d_rtrl.d_rtrl, window=3)
   for module in ('elementwise/linear',):
     for name in ('w', 'b'):
@@ -382,8 +382,8 @@ def test_memory_does_not_grow_with_the_trial(sizes):
 @pytest.mark.parametrize(
   'settings, match',
   [
-    ({'window': 0}, 'learner.window is 0'),
-    ({'within': 'both'}, "learner.within is 'both'; choose one of cut, exact"),
+    ({'window': 0}, 'window=0: '),
+    ({'within': 'both'}, "within='both': choose one of cut, exact"),
     ({'execution': 'fast'}, 'choose one of forward, reverse, auto'),
     ({'within': 'exact', 'execution': 'reverse'}, 'a part of the rule'),
     ({'trace_dtype': 'int32'}, 'traces are floating'),

@@ -10,8 +10,8 @@ import numpy as np
 from jax import flatten_util
 
 from bionet_core import interfaces, unroll
-from bionet_learners import base, over_time
-from bionet_learners.influence import structure
+from bionet_learners import base
+from bionet_learners.influence import steps, structure
 
 
 class SparseInfluence(NamedTuple):
@@ -96,15 +96,18 @@ def snap(
 
   def begin(params, constants, rule_state, key, trials):
     state = unroll.initial_state(cell, constants, key, trials.index)
-    steps = jnp.zeros(trials.index.shape, jnp.int32)
-    row, flat = over_time.rows(state), flatten_util.ravel_pytree(params)[0]
+    count = jnp.zeros(trials.index.shape, jnp.int32)
+    row, flat = (
+      steps.rows(state, len(trials.index)),
+      flatten_util.ravel_pytree(params)[0],
+    )
     dtype, influence = jnp.result_type(row, flat), []
     for group in plan_for(trials).groups:
       num_sets, size = group.params.shape
       shape = (row.shape[0], num_sets, group.num_states, size)
       influence.append(jnp.zeros(shape, dtype))
     return base.RuleState(
-      rule_state.shared, SparseInfluence(state, steps, influence)
+      rule_state.shared, SparseInfluence(state, count, influence)
     )
 
   def init(key, params, constants, trials):
@@ -122,9 +125,9 @@ def snap(
     def transition(flat, row, state, key, inputs):
       """One trial: its rows after a step `[R]`, and what they are of."""
       one = jax.tree.map(lambda x: x[None], (state, key, inputs))
-      before = over_time.with_rows(one[0], row[None])
+      before = steps.with_rows(one[0], row[None])
       emission, state = cell.step(unravel(flat), constants, before, *one[1:])
-      after = over_time.rows(state)[0]
+      after = steps.rows(state, 1)[0]
       if not emits_state:
         after = jnp.concatenate([after, emission[0].ravel()])
       return after, jax.tree.map(lambda x: x[0], (emission, state))
@@ -138,7 +141,10 @@ def snap(
 
     def advance(at, now):
       inputs, targets, mask = now
-      row, noise = over_time.rows(at.state), unroll.step_keys(keys, at.steps)
+      row, noise = (
+        steps.rows(at.state, at.steps.shape[0]),
+        unroll.step_keys(keys, at.steps),
+      )
       recurrent, pulled, (emission, state) = jax.vmap(differentiate)(
         row, at.state, noise, inputs
       )
@@ -172,9 +178,9 @@ def snap(
         for group, values, old in zip(groups, moved, at.influence, strict=True)
       ]
       after = SparseInfluence(state, at.steps + 1, kept)
-      return after, over_time.if_asked(mask, credit)
+      return after, steps.if_asked(mask, credit)
 
-    ((total, metrics), gradient), after = over_time.sum_over_steps(
+    ((total, metrics), gradient), after = steps.sum_over_steps(
       advance, rule_state.per_trial, trials
     )
     return (

@@ -10,7 +10,7 @@ import numpy as np
 from jax import flatten_util
 
 from bionet_core import interfaces
-from bionet_learners import over_time
+from bionet_learners.influence import steps
 
 _PROBES = 16
 
@@ -83,18 +83,18 @@ def structure(
       flat, unravel = flatten_util.ravel_pytree(params)
       flat += 0.1 * jax.random.normal(kick, flat.shape, flat.dtype)
       state = cell.initial_state(constants, start[None])
-      row = over_time.rows(state)
+      row = steps.rows(state, 1)
       row += 0.5 * jax.random.normal(shake, row.shape, row.dtype)
 
       def step(flat, row):
         emission, after = cell.step(
           unravel(flat),
           constants,
-          over_time.with_rows(state, row[None]),
+          steps.with_rows(state, row[None]),
           noise[None],
           inputs[None],
         )
-        values = over_time.rows(after)[0], emission[0].ravel()
+        values = steps.rows(after, 1)[0], emission[0].ravel()
         return jnp.concatenate(values), values
 
       found, values = jax.jacrev(step, (0, 1), has_aux=True)(flat, row[0])
@@ -134,9 +134,9 @@ def within(found: Structure, order: int) -> np.ndarray:
   """Bool `[R, P]`: what a parameter reaches within `order` steps."""
   reached = found.direct
   num_states = found.recurrent.shape[1]
-  steps = found.recurrent.astype(np.float32)
+  hops = found.recurrent.astype(np.float32)
   for _ in range(order - 1):
-    on = steps @ reached[:num_states].astype(np.float32) > 0
+    on = hops @ reached[:num_states].astype(np.float32) > 0
     more = found.direct | on
     if np.array_equal(more, reached):
       break

@@ -1,25 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """Backpropagation through time: the exact gradient, in reverse."""
 
-from typing import NamedTuple
-
 import jax
-import jax.numpy as jnp
 
 from bionet_core import interfaces, unroll
-from bionet_learners import base
-
-
-class Trajectory(NamedTuple):
-  """Where a cell's trials stand between windows.
-
-  Attributes:
-    state: the cell's state; every leaf leads with B.
-    steps: int `[B]`, steps done.
-  """
-
-  state: interfaces.ArrayTree
-  steps: jax.Array
+from bionet_learners import base, over_time
 
 
 def bptt(
@@ -49,32 +34,26 @@ def bptt(
   """
   base.require_kind('bptt', cell, interfaces.Cell)
 
-  def begin(params, constants, rule_state, key, trials):
-    del params
-    state = unroll.initial_state(cell, constants, key, trials.index)
-    steps = jnp.zeros(trials.index.shape, jnp.int32)
-    return base.RuleState(rule_state.shared, Trajectory(state, steps))
-
-  def init(key, params, constants, trials):
-    nothing = base.RuleState(shared=(), per_trial=())
-    return begin(params, constants, nothing, key, trials)
-
-  def estimate(params, constants, rule_state, key, trials):
-    state, steps = rule_state.per_trial
+  def estimate(params, constants, shared, memory, key, trials):
     keys = unroll.trial_keys(key, trials.index)
 
     def objective(params):
       return unroll.unroll(
-        cell, loss, params, constants, state, keys, steps, trials, remat=remat
+        cell,
+        loss,
+        params,
+        constants,
+        memory.state,
+        keys,
+        memory.steps,
+        trials,
+        remat=remat,
       )
 
     (total, (metrics, state)), gradient = jax.value_and_grad(
       objective, has_aux=True
     )(params)
-    after = Trajectory(state, steps + trials.mask.shape[0])
-    return (
-      base.Estimate(gradient, total, metrics),
-      base.RuleState(rule_state.shared, after),
-    )
+    after = over_time.Memory(state, memory.steps + trials.mask.shape[0], ())
+    return base.Estimate(gradient, total, metrics), shared, after
 
-  return base.GradientRule(unroll.model_from_cell(cell), init, begin, estimate)
+  return over_time.over_time(cell, estimate)

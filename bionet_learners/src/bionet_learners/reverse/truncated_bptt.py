@@ -1,13 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Truncated backpropagation through time: credit of a window's own steps."""
 
-import jax
-import jax.numpy as jnp
-
-from bionet_core import interfaces, unroll
-from bionet_learners import base
+from bionet_core import interfaces
+from bionet_learners import base, windows
 from bionet_learners.reverse import bptt
-from bionet_learners.traces import windows
 
 
 def truncated_bptt(
@@ -38,28 +34,19 @@ def truncated_bptt(
   h' = h = window.
   """
   base.require_kind('truncated_bptt', cell, interfaces.Cell)
-  windows.checked_window(window)
+  windows.check_window(window)
   whole = bptt.bptt(cell, loss)
 
   def estimate(params, constants, rule_state, key, trials):
-    def one_window(carry, part):
-      rule_state, said = carry
-      part = trials.replace(**part)
-      more, rule_state = whole.estimate(
-        params, constants, rule_state, key, part
+    def of_window(rule_state, window):
+      result, rule_state = whole.estimate(
+        params, constants, rule_state, key, window
       )
-      return (rule_state, jax.tree.map(jnp.add, said, more)), None
+      return rule_state, result
 
-    timed = unroll.timed(trials)
-    size = min(window, trials.mask.shape[0])
-    first = trials.replace(**jax.tree.map(lambda x: x[:size], timed))
-    shapes, _ = jax.eval_shape(
-      whole.estimate, params, constants, rule_state, key, first
+    rule_state, result = windows.sum_over_windows(
+      of_window, rule_state, trials, window
     )
-    nothing = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes)
-    rule_state, said = windows.over_windows(
-      one_window, (rule_state, nothing), timed, size
-    )
-    return said, rule_state
+    return result, rule_state
 
   return whole._replace(estimate=estimate)

@@ -12,14 +12,18 @@ from typing import Any
 
 import numpy as np
 
+from bionet_learners.synapses import program
+
 ELEMENTWISE = frozenset(
   """
-  abs acos acosh add add_any and asin asinh atan atan2 atanh cbrt ceil clamp
-  convert_element_type copy copy_p cos cosh digamma div eq erf erf_inv erfc exp
-  exp2 expm1 floor ge gt integer_pow is_finite le lgamma log log1p logistic lt
-  max min mul ne neg nextafter not optimization_barrier or pow pvary
-  reduce_precision rem round rsqrt select_n shift_left shift_right_arithmetic
-  shift_right_logical sign sin sinh sqrt square sub tan tanh xor
+  abs acos acosh add add_any and asin asinh atan atan2 atanh bessel_i0e
+  bessel_i1e cbrt ceil clamp conj convert_element_type copy copy_p cos cosh
+  digamma div eq erf erf_inv erfc exp exp2 expm1 floor ge gt igamma
+  igamma_grad_a igammac imag integer_pow is_finite le lgamma log log1p log2
+  logistic lt max min mul ne neg nextafter not optimization_barrier or polygamma
+  pow pvary random_gamma_grad real reduce_precision regularized_incomplete_beta
+  rem round rsqrt select_n shift_left shift_right_arithmetic shift_right_logical
+  sign sin sinh sqrt square sub tan tanh xor zeta
   """.split()
 )
 """Primitives whose result's elements depend on the operands' own alone."""
@@ -32,82 +36,13 @@ STRUCTURAL = frozenset(
 )
 """Primitives that move elements and change none."""
 
-
-def fitted(places: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
-  """Places of an operand that an elementwise operation broadcasts."""
-  return np.broadcast_to(places, shape)
-
-
-def moved(
-  primitive: str,
-  settings: dict[str, Any],
-  places: list[np.ndarray],
-  shapes: list[tuple[int, ...]],
-) -> list[np.ndarray] | None:
-  """What a structural primitive makes of its operands' places.
-
-  Args:
-    primitive: its name.
-    settings: its parameters.
-    places: a map an operand; -1 where the operand does not depend.
-    shapes: the results' shapes.
-
-  Returns:
-    A map a result; None if the places depend on values.
-  """
-  first = places[0]
-  if primitive == 'broadcast_in_dim':
-    axes = settings['broadcast_dimensions']
-    wide = [1] * len(shapes[0])
-    for axis, size in zip(axes, first.shape, strict=True):
-      wide[axis] = size
-    return [np.broadcast_to(first.reshape(wide), shapes[0])]
-  if primitive in ('reshape', 'squeeze', 'expand_dims'):
-    if settings.get('dimensions') is not None and primitive == 'reshape':
-      return None
-    return [first.reshape(shapes[0])]
-  if primitive == 'transpose':
-    return [np.transpose(first, settings['permutation'])]
-  if primitive == 'slice':
-    strides = settings['strides'] or (1,) * first.ndim
-    begin, end = settings['start_indices'], settings['limit_indices']
-    window = zip(begin, end, strides, strict=True)
-    return [first[tuple(slice(b, e, s) for b, e, s in window)]]
-  if primitive == 'split':
-    borders = np.cumsum(settings['sizes'])[:-1]
-    return list(np.split(first, borders, axis=settings['axis']))
-  if primitive == 'concatenate':
-    return [np.concatenate(places, axis=settings['dimension'])]
-  if primitive == 'rev':
-    return [np.flip(first, settings['dimensions'])]
-  if primitive == 'pad':
-    return _padded(first, settings['padding_config'], shapes[0])
-  return None
+NO_DERIVATIVE = frozenset(
+  'ceil floor is_finite nextafter round sign stop_gradient'.split()
+)
+"""Primitives whose derivative is zero everywhere: they carry no credit."""
 
 
-def _padded(places, config, shape) -> list[np.ndarray] | None:
-  if any(low < 0 or high < 0 for low, high, _ in config):
-    return None
-  out = np.full(shape, -1, places.dtype)
-  inside = tuple(
-    slice(low, low + (size - 1) * (gap + 1) + 1 if size else low, gap + 1)
-    for (low, _, gap), size in zip(config, places.shape, strict=True)
-  )
-  out[inside] = places
-  return [out]
-
-
-def own(shape: tuple[int, ...]) -> np.ndarray:
-  """The map of a source to itself."""
-  return np.arange(math.prod(shape), dtype=np.int64).reshape(shape)
-
-
-def nowhere(shape: tuple[int, ...]) -> np.ndarray:
-  """The map of what does not depend."""
-  return np.full(shape, -1, np.int64)
-
-
-class Several:
+class Places:
   """What an array has of one source: a few maps, or none that can be drawn.
 
   Attributes:
@@ -126,3 +61,209 @@ class Several:
 
   def __bool__(self):
     return bool(self.maps) or self.mixed is not None
+
+  def __eq__(self, other):
+    if not isinstance(other, Places) or self.mixed != other.mixed:
+      return NotImplemented if not isinstance(other, Places) else False
+    return len(self.maps) == len(other.maps) and all(
+      any(np.array_equal(m, n) for n in other.maps) for m in self.maps
+    )
+
+  __hash__ = None  # pyright: ignore[reportAssignmentType]
+
+  def united(self, other: 'Places') -> 'Places':
+    """What depends on the places of both."""
+    return Places([*self.maps, *other.maps], self.mixed or other.mixed)
+
+
+NOWHERE = Places()
+"""The places of what does not depend on the source."""
+
+
+def identity(shape: tuple[int, ...]) -> np.ndarray:
+  """The map of a source to itself."""
+  return np.arange(math.prod(shape), dtype=np.int64).reshape(shape)
+
+
+def spread(
+  line: program.Line,
+  operands: list[Places],
+  ins: list[tuple[int, ...]],
+  outs: list[tuple[int, ...]],
+) -> list[Places]:
+  """The places of a line's results, from those of its operands.
+
+  Args:
+    line: the operation.
+    operands: the places of each operand.
+    ins: the operands' shapes.
+    outs: the results' shapes.
+  """
+  if not any(operands):
+    return [NOWHERE] * len(outs)
+  mixed = next((p.mixed for p in operands if p.mixed), None)
+  if mixed:
+    return [Places(mixed=mixed)] * len(outs)
+  if line.name in ELEMENTWISE:
+    if len(outs) > 1:  # optimization_barrier: one result per operand
+      return operands
+    return [
+      Places([np.broadcast_to(m, outs[0]) for p in operands for m in p.maps])
+    ]
+  if line.name in STRUCTURAL:
+    return _moved_all(line, operands, ins, outs)
+  if line.name in program.CUSTOM:
+    return _spread_custom(line, operands, ins, outs)
+  if line.name == 'scan':
+    return _spread_scan(line, operands, outs)
+  return [Places(mixed=line.name)] * len(outs)
+
+
+def spread_inside(
+  inside: program.Program, operands: list[Places]
+) -> list[Places]:
+  """The places of a program's results, from those of its arguments."""
+  known = [NOWHERE] * len(inside.shapes)
+  for number, places in zip(inside.ins, operands, strict=True):
+    known[number] = places
+  for line in inside.lines:
+    results = spread(
+      line,
+      [known[i] if isinstance(i, int) else NOWHERE for i in line.ins],
+      [inside.shape(i) for i in line.ins],
+      [inside.shapes[o] for o in line.outs],
+    )
+    for number, places in zip(line.outs, results, strict=True):
+      if inside.floating(number) and line.name not in NO_DERIVATIVE:
+        known[number] = places
+  return [known[o] if isinstance(o, int) else NOWHERE for o in inside.outs]
+
+
+def _spread_custom(line, operands, ins, outs) -> list[Places]:
+  """Places through an operation that has a derivative of its own.
+
+  Its value says nothing: a spike has no derivative but its surrogate's, and a
+  custom_vjp may mix units backward that its value keeps apart.
+  """
+  if line.name == 'custom_jvp_call':
+    moves, pushed = program.pushed(line)
+    moving = [p for p, m in zip(operands, moves, strict=True) if m]
+    nothing = [NOWHERE] * len(operands)
+    return spread_inside(pushed, [*moving, *nothing])
+  moves, pulled = program.pulled(line)
+  results = [NOWHERE] * len(outs)
+  for k, shape in enumerate(outs):
+    cotangents = [
+      Places([identity(s)]) if k == other else NOWHERE
+      for other, s in enumerate(outs)
+    ]
+    back = iter(
+      spread_inside(pulled, [*cotangents, *[NOWHERE] * len(operands)])
+    )
+    for at, places in enumerate(operands):
+      through = next(back) if moves[at] else NOWHERE
+      if not places or not through:
+        continue
+      if through.mixed or ins[at] != shape:
+        results[k] = Places(mixed=line.name)
+        break
+      for one in through.maps:
+        if not np.all((one == identity(shape)) | (one < 0)):
+          results[k] = Places(mixed=line.name)
+          break
+        results[k] = results[k].united(
+          Places([np.where(one >= 0, m, -1) for m in places.maps])
+        )
+  return results
+
+
+def _spread_scan(line, operands, outs) -> list[Places]:
+  """Places through a loop whose body keeps them; what is scanned over mixes."""
+  consts, carry = line.settings['num_consts'], line.settings['num_carry']
+  if any(operands[consts + carry :]):
+    return [Places(mixed='scan')] * len(outs)
+  inside = program.inner(line)
+  known = list(operands[: consts + carry])
+  nothing = [NOWHERE] * (len(inside.ins) - len(known))
+  while True:
+    results = spread_inside(inside, [*known, *nothing])
+    grown = [
+      old.united(new)
+      for old, new in zip(known[consts:], results[:carry], strict=True)
+    ]
+    if grown == known[consts:]:
+      break
+    known[consts:] = grown
+  # One map per step of the loop cannot be told apart from the stacked outputs.
+  stacked = [Places(mixed='scan') if r else NOWHERE for r in results[carry:]]
+  return [*results[:carry], *stacked]
+
+
+def _moved_all(line, operands, ins, outs) -> list[Places]:
+  """Places through a structural operation, operand by operand."""
+  results = [[] for _ in outs]
+  for at, places in enumerate(operands):
+    for one in places.maps:
+      sources = [
+        one if other == at else np.full(shape, -1, np.int64)
+        for other, shape in enumerate(ins)
+      ]
+      moved = _moved(line.name, line.settings, sources, outs)
+      if moved is None:
+        return [Places(mixed=line.name)] * len(outs)
+      for result, new in zip(results, moved, strict=True):
+        result.append(new)
+  return [Places(result) for result in results]
+
+
+def _moved(
+  primitive: str,
+  settings: dict[str, Any],
+  maps: list[np.ndarray],
+  shapes: list[tuple[int, ...]],
+) -> list[np.ndarray] | None:
+  """What a structural primitive makes of its operands' maps.
+
+  Returns a map per result; None if the places depend on values.
+  """
+  first = maps[0]
+  if primitive == 'broadcast_in_dim':
+    wide = [1] * len(shapes[0])
+    for axis, size in zip(
+      settings['broadcast_dimensions'], first.shape, strict=True
+    ):
+      wide[axis] = size
+    return [np.broadcast_to(first.reshape(wide), shapes[0])]
+  if primitive in ('reshape', 'squeeze', 'expand_dims'):
+    if settings.get('dimensions') is not None and primitive == 'reshape':
+      return None
+    return [first.reshape(shapes[0])]
+  if primitive == 'transpose':
+    return [np.transpose(first, settings['permutation'])]
+  if primitive == 'slice':
+    strides = settings['strides'] or (1,) * first.ndim
+    begin, end = settings['start_indices'], settings['limit_indices']
+    window = zip(begin, end, strides, strict=True)
+    return [first[tuple(slice(b, e, s) for b, e, s in window)]]
+  if primitive == 'split':
+    borders = np.cumsum(settings['sizes'])[:-1]
+    return list(np.split(first, borders, axis=settings['axis']))
+  if primitive == 'concatenate':
+    return [np.concatenate(maps, axis=settings['dimension'])]
+  if primitive == 'rev':
+    return [np.flip(first, settings['dimensions'])]
+  if primitive == 'pad':
+    return _padded(first, settings['padding_config'], shapes[0])
+  return None
+
+
+def _padded(places, config, shape) -> list[np.ndarray] | None:
+  if any(low < 0 or high < 0 for low, high, _ in config):
+    return None
+  out = np.full(shape, -1, places.dtype)
+  inside = tuple(
+    slice(low, low + (size - 1) * (gap + 1) + 1 if size else low, gap + 1)
+    for (low, _, gap), size in zip(config, places.shape, strict=True)
+  )
+  out[inside] = places
+  return [out]

@@ -170,3 +170,65 @@ def used_inputs(program: Program) -> list[bool]:
     if used & set(line.outs):
       used |= {i for i in line.ins if isinstance(i, int)}
   return [number in used for number in program.ins]
+
+
+def pushed(line: Line) -> tuple[list[bool], Program]:
+  """The tangents of a line that has a derivative of its own.
+
+  Returns:
+    Which operands have a tangent, and the program of `(tangents of these,
+    operands) -> tangents of the results`.
+  """
+  ins, moves = _operands(line)
+  floats = [x for x, m in zip(ins, moves, strict=True) if m]
+
+  def push(tangents, values):
+    run, primals = _of_floats(line, values, moves)
+    return jax.jvp(run, primals, tangents)[1]
+
+  return moves, read(push, floats, ins)[0]
+
+
+def pulled(line: Line) -> tuple[list[bool], Program]:
+  """The cotangents of a line that has a derivative of its own.
+
+  Returns:
+    Which operands have a cotangent, and the program of `(cotangents of the
+    results, operands) -> cotangents of these`.
+  """
+  ins, moves = _operands(line)
+
+  def pull(cotangents, values):
+    run, primals = _of_floats(line, values, moves)
+    return jax.vjp(run, *primals)[1](
+      [
+        c
+        if jnp.issubdtype(c.dtype, jnp.inexact)
+        else np.zeros(c.shape, jax.dtypes.float0)
+        for c in cotangents
+      ]
+    )
+
+  outs = jax.eval_shape(line.bind, ins)
+  return moves, read(pull, outs, ins)[0]
+
+
+def _operands(line: Line) -> tuple[list[jax.ShapeDtypeStruct], list[bool]]:
+  """The shapes of a call's operands, and which of them are floating."""
+  inside = inner(line)
+  ins = [
+    jax.ShapeDtypeStruct(inside.shapes[n], inside.dtypes[n]) for n in inside.ins
+  ]
+  return ins, [inside.floating(n) for n in inside.ins]
+
+
+def _of_floats(line: Line, values, moves) -> tuple[Callable, list[Any]]:
+  """A line as a function of its floating operands, and these."""
+
+  def run(*floats):
+    left = iter(floats)
+    return line.bind(
+      [next(left) if m else x for x, m in zip(values, moves, strict=True)]
+    )
+
+  return run, [x for x, m in zip(values, moves, strict=True) if m]

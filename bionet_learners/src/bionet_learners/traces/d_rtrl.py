@@ -3,16 +3,11 @@
 
 from typing import Literal, get_args
 
-import jax.numpy as jnp
-
-from bionet_core import interfaces, unroll
+from bionet_core import interfaces
 from bionet_learners import base
-from bionet_learners.traces import windows
+from bionet_learners.traces import rule
 
 Within = Literal['cut', 'exact']
-Execution = Literal['forward', 'reverse', 'auto']
-
-_SHORT = 100  # steps that 'auto' still takes as one window
 
 
 def d_rtrl(
@@ -21,7 +16,7 @@ def d_rtrl(
   *,
   window: int = 10,
   within: Within = 'cut',
-  execution: Execution = 'forward',
+  execution: rule.Execution = 'forward',
   trace_dtype: str = 'float32',
 ) -> base.GradientRule:
   r"""Diagonal real-time recurrent learning.
@@ -70,43 +65,14 @@ def d_rtrl(
   Source: C. Wang et al., Nature Communications 17, 1745 (2026).
   """
   base.require_kind('d_rtrl', cell, interfaces.Cell)
-  windows.check_choice('within', within, get_args(Within))
-  windows.check_choice('execution', execution, get_args(Execution))
+  rule.check_choice('within', within, get_args(Within))
+  rule.check_choice('execution', execution, get_args(rule.Execution))
   if within == 'exact' and execution != 'forward':
     raise ValueError(
-      f"learner.within is 'exact' and learner.execution {execution!r}: the "
-      "window is then a part of the rule; choose execution 'forward'."
+      f"within='exact' and execution={execution!r}: the window is then a part "
+      "of the rule; choose execution 'forward'."
     )
-  settings = windows.Settings(
-    window=windows.checked_window(window),
-    exact=within == 'exact',
-    trace_dtype=windows.checked_dtype(trace_dtype),
+  settings = rule.settings_of(window, trace_dtype, exact=within == 'exact')
+  return rule.traced_rule(
+    cell, settings, rule.exactly(loss), execution=execution
   )
-
-  def begin(params, constants, rule_state, key, trials):
-    windows.check_trials(trials)
-    if execution == 'reverse':
-      state = unroll.initial_state(cell, constants, key, trials.index)
-      steps = jnp.zeros(trials.index.shape, jnp.int32)
-      traced = windows.Traced(state, steps, ())
-    else:
-      traced = windows.begin(cell, settings, params, constants, key, trials)
-    return base.RuleState(rule_state.shared, traced)
-
-  def init(key, params, constants, trials):
-    nothing = base.RuleState(shared=(), per_trial=())
-    return begin(params, constants, nothing, key, trials)
-
-  def estimate(params, constants, rule_state, key, trials):
-    keys = unroll.trial_keys(key, trials.index)
-    run, own = windows.forward, settings
-    if execution == 'reverse':
-      run = windows.reverse
-    elif execution == 'auto' and trials.mask.shape[0] <= _SHORT:
-      own = settings._replace(window=None)
-    estimate, after = run(
-      cell, loss, own, params, constants, rule_state.per_trial, keys, trials
-    )
-    return estimate, base.RuleState(rule_state.shared, after)
-
-  return base.GradientRule(unroll.model_from_cell(cell), init, begin, estimate)

@@ -3,15 +3,15 @@
 
 from bionet_core import interfaces
 from bionet_learners import base
-from bionet_learners.traces import feedback as _feedback
-from bionet_learners.traces import windows
+from bionet_learners.traces import feedback as feedbacks
+from bionet_learners.traces import rule
 
 
 def e_prop(
   cell: interfaces.Cell,
   loss: interfaces.StepLoss,
   *,
-  feedback: _feedback.Feedback = 'symmetric',
+  feedback: feedbacks.Feedback = 'symmetric',
   kappa: float = 0.0,
   window: int = 10,
   adaptation_rate: float = 1e-2,
@@ -57,9 +57,10 @@ def e_prop(
   Source: G. Bellec et al., Nature Communications 11, 3625 (2020).
   """
   base.require_kind('e_prop', cell, interfaces.Cell)
-  settings = windows.Settings(
-    window=windows.checked_window(window),
-    trace_dtype=windows.checked_dtype(trace_dtype),
+  if not 0 <= kappa < 1:
+    raise ValueError(f'kappa={kappa}: it must be in [0, 1).')
+  settings = rule.settings_of(window, trace_dtype)
+  teaching = feedbacks.teaching(
+    cell, loss, feedback, rate=adaptation_rate, decay=adaptation_decay
   )
-  plan = _feedback.Plan(feedback, adaptation_rate, adaptation_decay)
-  return _feedback.rule(cell, loss, settings, plan, kappa=kappa)
+  return rule.traced_rule(cell, settings, teaching, kappa=kappa)

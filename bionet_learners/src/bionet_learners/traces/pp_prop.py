@@ -8,22 +8,24 @@ import jax
 import jax.numpy as jnp
 
 from bionet_core import interfaces, unroll
-from bionet_learners import base
-from bionet_learners.traces import windows
+from bionet_learners import base, over_time
+from bionet_learners import windows as trial_windows
+from bionet_learners.traces import advance, rule, unit_matrix, windows
+from bionet_learners.traces import sites as places
 
 
 class Filters(NamedTuple):
   """The two traces of a synapse.
 
   Attributes:
-    pre: x, summed with decay: `[B, P, m]`; `[B]`, of ones, for an elementwise
+    pre: x, summed with decay: `[B, Q, m]`; `[B]`, of ones, for an elementwise
       parameter.
     post: of each leaf that the synapse drives, ds/dy averaged with decay,
-      `[B, P, n]` or the parameter's `[B, ...]`.
+      `[B, Q, n]` or the parameter's `[B, ...]`.
   """
 
   pre: jax.Array
-  post: list[jax.Array]
+  post: unit_matrix.Vector
 
 
 def pp_prop(
@@ -34,7 +36,9 @@ def pp_prop(
     pre_t  = decay pre_{t-1} + x_t
     post_t = decay D_t post_{t-1} + (1 - decay) ds_t/dy_t
     dL/dW ~= sum_t pre_t (dL_t/ds_t post_t)^T / (1 - decay^t)
+             + pre_{t-1} (dL_t/ds_{t-1} post_{t-1})^T / (1 - decay^{t-1})
 
+  where dL_t/ds_{t-1} is what an emission makes of the past state directly.
   D, y = x W as in `d_rtrl`, whose trace of B m n numbers this replaces by one
   of B (m + n). A bias is a weight of the constant input 1, whose filter is the
   same. The last factor corrects the filters' start. Exact where decay is 0 and
@@ -59,171 +63,136 @@ def pp_prop(
   """
   base.require_kind('pp_prop', cell, interfaces.Cell)
   if not 0 <= decay < 1:
-    raise ValueError(f'learner.decay is {decay}; it must be in [0, 1).')
+    raise ValueError(f'decay={decay}: it must be in [0, 1).')
   settings = windows.Settings(window=1)
 
-  def open_cell(params, constants, state, keys, inputs):
-    return windows.open_cell(
-      cell, settings, params, constants, state, keys, inputs, every_leaf=True
-    )
+  def open_cell(*args):
+    return windows.open_cell(cell, settings, *args, every_leaf=True)
 
-  def begin(params, constants, rule_state, key, trials):
-    windows.check_trials(trials)
-    state = unroll.initial_state(cell, constants, key, trials.index)
-    keys = unroll.trial_keys(key, trials.index)
+  def traces(params, constants, state, keys, trials):
+    rule.check_trials(trials)
     opened = open_cell(params, constants, state, keys, trials.inputs[0])
-    traced = windows.Traced(
-      state,
-      jnp.zeros(trials.index.shape, jnp.int32),
-      _no_filters(opened.sites, trials),
-    )
-    return base.RuleState(rule_state.shared, traced)
+    dtype = places.precise(windows.float_type(state))
+    return [
+      _no_filters(site, len(trials.index), dtype) for site in opened.sites
+    ]
 
-  def init(key, params, constants, trials):
-    nothing = base.RuleState(shared=(), per_trial=())
-    return begin(params, constants, nothing, key, trials)
-
-  def estimate(params, constants, rule_state, key, trials):
-    now = rule_state.per_trial
+  def estimate(params, constants, shared, memory, key, trials):
     keys = unroll.trial_keys(key, trials.index)
-    opened = open_cell(params, constants, now.state, keys, trials.inputs[0])
+    opened = open_cell(params, constants, memory.state, keys, trials.inputs[0])
     transition, sites, learned, fixed, _ = opened
 
-    def advance(now, step_keys, inputs):
-      _, state, local = windows.local_derivative(
-        transition,
-        sites,
-        settings,
-        learned,
-        fixed,
-        now.state,
-        step_keys,
-        inputs,
-      )
-      filters = [
-        _filtered(decay, site, local, at, own)
-        for at, (site, own) in enumerate(zip(sites, now.traces, strict=True))
-      ]
-      return windows.Traced(state, now.steps + 1, filters), local
-
-    def score(params, learned, probes, state, step_keys, inputs, targets, mask):
-      emission, _, _ = transition.step(
-        learned,
-        fixed,
-        state,
-        step_keys,
-        inputs,
-        redefine=lambda leaf, value: value + probes[leaf],
+    def score(params, learned, probes, state, noise, step):
+      emission, after = transition.step(
+        learned, fixed, state, noise, step.inputs[0], probes=probes
       )
       return unroll.score_step(
-        cell, loss, params, constants, emission, targets, mask
+        cell,
+        loss,
+        params,
+        constants,
+        emission,
+        step.targets[0],
+        step.mask[0],
+        after if cell.penalty is not None else None,
       )
 
-    def learn(before, after, local, step_keys, inputs, targets, mask):
+    def learn(before, after, local, noise, step):
       probes = [jnp.zeros_like(x) for x in jax.tree.leaves(before.state)]
-      args = (before.state, step_keys, inputs, targets, mask)
-      (total, metrics), (by_params, by_learned, signals) = jax.value_and_grad(
-        score, argnums=(0, 1, 2), has_aux=True, allow_int=True
-      )(params, learned, probes, *args)
-      rest = 1 - decay ** after.steps.astype(inputs.dtype)
-      sums = [
-        _credit(site, local, at, own, signals, rest)
-        for at, (site, own) in enumerate(zip(sites, after.traces, strict=True))
-      ]
-      by_learned = windows.of_learned(opened, sums, by_learned)
+      (total, metrics), gradients = jax.value_and_grad(
+        score, argnums=(0, 1, 2, 3), has_aux=True, allow_int=True
+      )(params, learned, probes, before.state, noise, step)
+      by_params, by_learned, new, old = gradients
+      old = windows.without_float0(old, before.state)
+      new = windows.without_float0(new, probes)
+      sums = []
+      for at, site in enumerate(sites):
+        x = advance.inputs_of(sites, local)[at]
+        newest = Filters(
+          _or_one(x, before.steps), advance.drive_of(site, sites, local)
+        )
+        # The exact derivative of the step counts what this step's inputs did to
+        # the new state. The filters' newest term stands in its place.
+        sums.append(
+          _credit(site, after.traces[at], new, 1 - decay**after.steps)
+          + _credit(site, before.traces[at], old, 1 - decay**before.steps)
+          - _credit(site, newest, new, 1.0)
+        )
+      by_learned = places.to_learned(
+        transition, sites, learned, sums, by_learned
+      )
       return by_params, by_learned, total, metrics
 
-    def one_step(carry, at):
-      before, said = carry
-      inputs, targets, mask = at
-      step_keys = unroll.step_keys(keys, before.steps)
-      after, local = advance(before, step_keys, inputs)
-      more = jax.lax.cond(
-        jnp.any(mask != 0),
-        learn,
-        lambda *_: nothing,
-        before,
-        after,
-        local,
-        step_keys,
-        inputs,
-        targets,
-        mask,
+    def of_step(before, step):
+      noise = unroll.step_keys(keys, before.steps)
+      _, state, local = transition.local(
+        learned, fixed, before.state, noise, step.inputs[0], opened.traced
       )
-      return (after, jax.tree.map(jnp.add, said, more)), None
+      filters = [
+        _filtered(decay, site, sites, x, local, old)
+        for site, x, old in zip(
+          sites, advance.inputs_of(sites, local), before.traces, strict=True
+        )
+      ]
+      after = over_time.Memory(state, before.steps + 1, filters)
+      args = (before, after, local, noise, step)
+      nothing = jax.tree.map(
+        lambda s: jnp.zeros(s.shape, s.dtype), jax.eval_shape(learn, *args)
+      )
+      asked = jnp.any(step.mask != 0)
+      return after, jax.lax.cond(asked, learn, lambda *_: nothing, *args)
 
-    def shapes(inputs, targets, mask):
-      step_keys = unroll.step_keys(keys, now.steps)
-      after, local = advance(now, step_keys, inputs)
-      return learn(now, after, local, step_keys, inputs, targets, mask)
-
-    steps = (trials.inputs, trials.targets, trials.mask)
-    nothing = jax.tree.map(
-      lambda s: jnp.zeros(s.shape, s.dtype),
-      jax.eval_shape(shapes, *(x[0] for x in steps)),
+    memory, result = trial_windows.sum_over_windows(of_step, memory, trials, 1)
+    by_params, by_learned, total, metrics = result
+    gradient = windows.through_prelude(
+      opened, params, constants, by_params, by_learned
     )
-    (now, said), _ = jax.lax.scan(one_step, (now, nothing), steps)
-    by_params, by_learned, total, metrics = said
-    _, pull = jax.vjp(lambda p: transition.prelude(p, constants)[0], params)
-    gradient = jax.tree.map(jnp.add, by_params, pull(by_learned)[0])
-    return (
-      base.Estimate(gradient, total, metrics),
-      base.RuleState(rule_state.shared, now),
-    )
+    return base.Estimate(gradient, total, metrics), shared, memory
 
-  return base.GradientRule(unroll.model_from_cell(cell), init, begin, estimate)
+  return over_time.over_time(cell, estimate, traces=traces)
 
 
-def _no_filters(sites, trials) -> list[Filters]:
-  batch, dtype = trials.index.shape[0], trials.inputs.dtype
-
-  def zeros(site):
-    synapse = site.synapse
-    pre = (batch,)
-    if synapse.product:
-      pre = (batch, synapse.shape[0], synapse.fan_in)
-    post = (batch, *windows.outputs(site))
-    return Filters(
-      jnp.zeros(pre, dtype), [jnp.zeros(post, dtype) for _ in site.leaves]
-    )
-
-  return [zeros(site) for site in sites]
+def _no_filters(site, batch, dtype) -> Filters:
+  pre = (batch,)
+  if site.synapse.product is not None:
+    pre = (batch, site.shape[0], site.weights[1])
+  post = jnp.zeros((batch, *site.shape), dtype)
+  return Filters(jnp.zeros(pre, dtype), (post,) * len(site.leaves))
 
 
-def _filtered(decay, site, local, at, old: Filters) -> Filters:
+def _or_one(x, like):
+  return jnp.ones(like.shape) if x is None else x
+
+
+def _filtered(decay, site, sites, x, local, old: Filters) -> Filters:
   """One step of a site's filters."""
-  by_leaf = dict(zip(site.leaves, old.post, strict=True))
-  post = [
-    decay * windows.sum_over(local.decay, to, by_leaf, site)
-    + (1 - decay) * drive
-    for to, drive in zip(site.leaves, local.drive[at], strict=True)
-  ]
-  pre = local.inputs[at] if site.synapse.product else 1.0
-  return Filters(decay * old.pre + pre, post)
+  d = site.of_matrix(advance.decay_of(local, site.leaves))
+  drive = advance.drive_of(site, sites, local)
+  post = tuple(
+    decay * past + (1 - decay) * c
+    for past, c in zip(d @ old.post, drive, strict=True)
+  )
+  return Filters(decay * old.pre + _or_one(x, old.pre), post)
 
 
-def _credit(site, local, at, filters: Filters, signals, rest) -> jax.Array:
-  """A site's gradient by its filters, in place of the step's own.
-
-  The exact derivative of the step, which holds all parameters' credit within
-  it, has counted the site's newest term: that is taken away again.
-  """
-  along = [
-    windows.take(signals[leaf].reshape(rest.shape[0], -1), site.units).reshape(
-      rest.shape[0], *windows.outputs(site)
-    )
-    for leaf in site.leaves
-  ]
-  own = _product_sum(along, local.drive[at])
-  post = _product_sum(along, filters.post)
-  wide = rest.reshape(-1, *[1] * (post.ndim - 1))
-  if site.synapse.product:
-    return jnp.einsum('bpi,bpj->ij', filters.pre, post / wide) - jnp.einsum(
-      'bpi,bpj->ij', local.inputs[at], own
-    )
-  return filters.pre.reshape(wide.shape) * post / wide - own
+def _credit(site, filters: Filters, signal, start) -> jax.Array:
+  """`pre (signal post)^T / start`; 0 where the filters have not begun."""
+  along = places.signals_of(site, signal)
+  post = functools.reduce(
+    jnp.add, [a * b for a, b in zip(along, filters.post, strict=True)]
+  )
+  start = jnp.broadcast_to(start, post.shape[:1])
+  scale = jnp.where(start > 0, 1 / jnp.where(start > 0, start, 1), 0)
+  post *= _wide(scale.astype(post.dtype), post)
+  if site.synapse.product is None:
+    return _wide(filters.pre, post) * post
+  blocks = site.weights[0]
+  x, y = (
+    a.reshape(a.shape[0], blocks, -1, a.shape[-1]) for a in (filters.pre, post)
+  )
+  return jnp.einsum('bgpi,bgpj->gij', x, y)
 
 
-def _product_sum(left, right) -> jax.Array:
-  products = [a * b for a, b in zip(left, right, strict=True)]
-  return functools.reduce(jnp.add, products)
+def _wide(x: jax.Array, like: jax.Array) -> jax.Array:
+  """`[B]` as `[B, 1, ...]`, to go with another array."""
+  return x.reshape(-1, *[1] * (like.ndim - 1))

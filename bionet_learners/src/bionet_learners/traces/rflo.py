@@ -3,8 +3,8 @@
 
 from bionet_core import interfaces
 from bionet_learners import base
-from bionet_learners.traces import feedback as _feedback
-from bionet_learners.traces import windows
+from bionet_learners.traces import feedback as feedbacks
+from bionet_learners.traces import rule
 
 
 def rflo(
@@ -12,7 +12,7 @@ def rflo(
   loss: interfaces.StepLoss,
   *,
   tau: float = 10.0,
-  feedback: _feedback.Feedback = 'random',
+  feedback: feedbacks.Feedback = 'random',
   window: int = 10,
   adaptation_rate: float = 1e-2,
   adaptation_decay: float = 1e-3,
@@ -53,11 +53,9 @@ def rflo(
   """
   base.require_kind('rflo', cell, interfaces.Cell)
   if not tau >= 1:
-    raise ValueError(f'learner.tau is {tau}; at least 1 step.')
-  settings = windows.Settings(
-    window=windows.checked_window(window),
-    leak=1 - 1 / tau,
-    trace_dtype=windows.checked_dtype(trace_dtype),
+    raise ValueError(f'tau={tau}: at least 1 step.')
+  settings = rule.settings_of(window, trace_dtype, leak=1 - 1 / tau)
+  teaching = feedbacks.teaching(
+    cell, loss, feedback, rate=adaptation_rate, decay=adaptation_decay
   )
-  plan = _feedback.Plan(feedback, adaptation_rate, adaptation_decay)
-  return _feedback.rule(cell, loss, settings, plan)
+  return rule.traced_rule(cell, settings, teaching)

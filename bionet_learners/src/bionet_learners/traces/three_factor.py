@@ -1,16 +1,19 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Three-factor learning: a trace of pre and post, and one number a trial."""
+"""Three-factor learning: a trace of pre and post, and one number per trial."""
 
 from typing import Literal, NamedTuple, get_args
 
+import chex
 import jax
 import jax.numpy as jnp
 
-from bionet_core import interfaces, unroll
+from bionet_core import interfaces
 from bionet_learners import base
-from bionet_learners.traces import windows
+from bionet_learners.traces import rule
 
 Modulator = Literal['surprise', 'loss']
+
+stop = jax.lax.stop_gradient
 
 
 class Expectation(NamedTuple):
@@ -69,79 +72,73 @@ def three_factor(
   if cell.penalty is not None:
     raise ValueError(
       'three_factor tells all units one number; the cell has a penalty on its '
-      'state (network.rate_weight), which tells each its own. Set it to 0.'
+      'state, which tells each unit its own. Set the penalty to 0.'
     )
-  windows.check_choice('modulator', modulator, get_args(Modulator))
+  rule.check_choice('modulator', modulator, get_args(Modulator))
   if not 0 < expectation_rate <= 1:
     raise ValueError(
-      f'learner.expectation_rate is {expectation_rate}; it must be in (0, 1].'
+      f'expectation_rate={expectation_rate}: it must be in (0, 1].'
     )
-  settings = windows.Settings(
-    window=windows.checked_window(window),
-    trace_dtype=windows.checked_dtype(trace_dtype),
-  )
-  stop = jax.lax.stop_gradient
+  settings = rule.settings_of(window, trace_dtype)
+
+  def draw(params, constants, key, trials):
+    del params, constants, key
+    zero = jnp.zeros((), trials.inputs.dtype)
+    return Expectation(zero, zero)
+
+  def teach(cell, params, constants, expected, emission):
+    size = jax.eval_shape(cell.readout, params, constants, emission).shape[-1]
+    mean = expected.loss if modulator == 'surprise' else 0.0
+    return _with_emission(cell), _modulated(loss, mean, size), params
+
+  def learn(expected, estimate, trials):
+    return estimate, _expect(expected, estimate, trials, expectation_rate)
+
+  return rule.traced_rule(cell, settings, rule.Teaching(draw, teach, learn))
+
+
+def _with_emission(cell: interfaces.Cell) -> interfaces.Cell:
+  """The cell whose outputs are the readout's, and behind them the emission."""
 
   def readout(params, constants, emission):
     outputs = cell.readout(params, constants, stop(emission))
-    return jnp.concatenate([outputs, emission], axis=-1)
+    flat = emission.reshape(emission.shape[0], -1)
+    return jnp.concatenate([outputs, flat], axis=-1)
 
-  both = cell._replace(readout=readout)
+  return cell._replace(readout=readout)
 
-  def modulated(expected, size):
-    def step_loss(outputs, targets, mask):
-      batch = mask.shape[0]
-      outputs, emission = outputs[:, :size], outputs[:, size:]
 
-      def alone(*trial):
-        return loss(*(x[None] for x in trial))[0]
+def _modulated(
+  loss: interfaces.StepLoss, expected: chex.Numeric, size: int
+) -> interfaces.StepLoss:
+  """The loss, with M_t times the sum of the emission, in derivative alone.
 
-      total, metrics = loss(outputs, targets, mask)
-      surprise = jax.vmap(alone)(stop(outputs), targets, mask)
-      if modulator == 'surprise':
-        surprise -= mask * expected
-      moved = emission - stop(emission)  # zero, with a derivative
-      pushed = jnp.sum(stop(surprise)[:, None] * moved) / batch
-      return total + pushed, metrics
+  M_t is the trial's loss less mask times `expected`; `size` outputs come first.
+  """
 
-    return step_loss
+  def step_loss(outputs, targets, mask):
+    outputs, emission = outputs[:, :size], outputs[:, size:]
 
-  def begin(params, constants, rule_state, key, trials):
-    windows.check_trials(trials)
-    traced = windows.begin(both, settings, params, constants, key, trials)
-    return base.RuleState(rule_state.shared, traced)
+    def alone(*trial):
+      return loss(*(x[None] for x in trial))[0]
 
-  def init(key, params, constants, trials):
-    zero = jnp.zeros((), trials.inputs.dtype)
-    nothing = base.RuleState(Expectation(zero, zero), per_trial=())
-    return begin(params, constants, nothing, key, trials)
+    total, metrics = loss(outputs, targets, mask)
+    factor = jax.vmap(alone)(stop(outputs), targets, mask) - mask * expected
+    moved = emission - stop(emission)  # zero, with a derivative
+    pushed = jnp.sum(stop(factor)[:, None] * moved) / mask.shape[0]
+    return total + pushed, metrics
 
-  def estimate(params, constants, rule_state, key, trials):
-    expected, now = rule_state
-    keys = unroll.trial_keys(key, trials.index)
-    size = jax.eval_shape(
-      unroll.model_from_cell(cell).predict, params, constants, key, trials
-    ).shape[-1]
-    estimate, after = windows.forward(
-      both,
-      modulated(expected.loss, size),
-      settings,
-      params,
-      constants,
-      now,
-      keys,
-      trials,
-    )
-    asked = jnp.sum(jnp.mean(trials.mask, axis=1))
-    mean = estimate.loss / jnp.where(asked > 0, asked, 1)
-    rate = jnp.where(expected.seen > 0, expectation_rate, 1.0)
-    heard = asked > 0
-    learned = Expectation(
-      jnp.where(
-        heard, expected.loss + rate * (mean - expected.loss), expected.loss
-      ),
-      jnp.where(heard, jnp.ones_like(expected.seen), expected.seen),
-    )
-    return estimate, base.RuleState(learned, after)
+  return step_loss
 
-  return base.GradientRule(unroll.model_from_cell(cell), init, begin, estimate)
+
+def _expect(expected, estimate, trials, rate) -> Expectation:
+  """The running mean after an estimate."""
+  asked = jnp.sum(jnp.mean(trials.mask, axis=1))
+  mean = estimate.loss / jnp.where(asked > 0, asked, 1)
+  rate = jnp.where(expected.seen > 0, rate, 1.0)
+  moved = expected.loss + rate * (mean - expected.loss)
+  heard = asked > 0
+  return Expectation(
+    jnp.where(heard, moved, expected.loss),
+    jnp.where(heard, jnp.ones_like(expected.seen), expected.seen),
+  )

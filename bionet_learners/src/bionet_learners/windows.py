@@ -1,0 +1,80 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The one way to cut trials into windows of steps."""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from bionet_core import interfaces, unroll
+
+
+def scan_windows(
+  body: Callable[[Any, interfaces.Trials], tuple[Any, Any]],
+  carry: Any,
+  trials: interfaces.Trials,
+  size: int | None,
+) -> tuple[Any, Any]:
+  """Scans over windows of `size` steps; the last may be shorter.
+
+  Args:
+    body: `(carry, window) -> (carry, out)`; the window is Trials of its steps.
+    carry: before the first window.
+    trials: T steps of B trials.
+    size: steps of a window; None, or more than T: one window.
+
+  Returns:
+    The carry after the last window, and the outs, each leaf `[W, ...]`.
+  """
+  num_steps = trials.mask.shape[0]
+  size = min(size or num_steps, num_steps)
+  whole, timed = num_steps // size, unroll.timed(trials)
+  if whole == 1:  # a loop around a single window would only cost
+    carry, outs = body(carry, _steps(trials, 0, size))
+    outs = jax.tree.map(lambda x: x[None], outs)
+  else:
+    stacked = jax.tree.map(
+      lambda x: x[: whole * size].reshape(whole, size, *x.shape[1:]), timed
+    )
+    carry, outs = jax.lax.scan(
+      lambda carry, steps: body(carry, dataclasses.replace(trials, **steps)),
+      carry,
+      stacked,
+    )
+  if num_steps % size:
+    carry, last = body(carry, _steps(trials, whole * size, num_steps))
+    outs = jax.tree.map(lambda x, y: jnp.concatenate([x, y[None]]), outs, last)
+  return carry, outs
+
+
+def sum_over_windows(
+  body: Callable[[Any, interfaces.Trials], tuple[Any, Any]],
+  carry: Any,
+  trials: interfaces.Trials,
+  size: int | None,
+) -> tuple[Any, Any]:
+  """As `scan_windows`, with the sum of the outs in place of all of them."""
+  first = _steps(trials, 0, min(size or len(trials.mask), len(trials.mask)))
+  _, shapes = jax.eval_shape(body, carry, first)
+
+  def summed(carry, window):
+    carry, total = carry
+    carry, out = body(carry, window)
+    return (carry, jax.tree.map(jnp.add, total, out)), None
+
+  nothing = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes)
+  return scan_windows(summed, (carry, nothing), trials, size)[0]
+
+
+def _steps(trials: interfaces.Trials, start: int, end: int):
+  """The steps of trials from `start` to `end`."""
+  timed = jax.tree.map(lambda x: x[start:end], unroll.timed(trials))
+  return dataclasses.replace(trials, **timed)
+
+
+def check_window(window: int) -> None:
+  """Raises ValueError unless a window has a step."""
+  if window < 1:
+    raise ValueError(f'window={window}: a window has at least 1 step.')
