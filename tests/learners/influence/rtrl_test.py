@@ -104,7 +104,7 @@ def in_windows(make, cell, loss, batch, lengths, mutant=None):
 
 
 def forgetful(at):
-  return at._replace(influence=jnp.zeros_like(at.influence))
+  return at._replace(traces=jnp.zeros_like(at.traces))
 
 
 def errors(got, wanted):

@@ -2,8 +2,9 @@
 """Which axis of each value counts the trials.
 
 A product has a trace per trial only where the trials stand on an axis of the
-data. `W h^T` has them on the last axis, `h W` on the first; a value of which
-the axis is lost (trials and positions in one axis) has none.
+data. `W h^T` has them on the last axis, `h W` on the first, and a layer that is
+applied to every position of a trial (`hk.BatchApply`) on an axis that counts
+positions, too.
 """
 
 import math
@@ -11,13 +12,16 @@ from collections.abc import Sequence
 
 from bionet_learners.synapses import places, program
 
+Axis = tuple[int, int]
+"""An axis, and how many successive entries of it belong to one trial."""
+
 
 def of_trials(
   steps: program.Program,
   body: Sequence[program.Line],
   data: Sequence[int],
   batch: int,
-) -> list[int | None]:
+) -> list[Axis | None]:
   """The axis of trials of each value; None where there is none.
 
   Args:
@@ -26,32 +30,40 @@ def of_trials(
     data: the values that lead with B.
     batch: B.
   """
-  axes: list[int | None] = [None] * len(steps.shapes)
+  axes: list[Axis | None] = [None] * len(steps.shapes)
   for number in data:
-    axes[number] = 0
+    axes[number] = 0, 1
   for line in body:
     ins = [axes[i] if isinstance(i, int) else None for i in line.ins]
     for k, number in enumerate(line.outs):
-      axis = _moved(steps, line, ins, k)
+      moved = _moved(steps, line, ins, k, batch)
       shape = steps.shapes[number]
-      if axis is not None and axis < len(shape) and shape[axis] == batch:
-        axes[number] = axis
+      if moved is not None and moved[0] < len(shape):
+        if shape[moved[0]] == batch * moved[1]:
+          axes[number] = moved
   return axes
 
 
-def _moved(steps, line, ins, k) -> int | None:
+def _moved(steps, line, ins, k, batch) -> Axis | None:
   """Where a line leaves the axis of trials in its result k."""
   at = next((i for i, axis in enumerate(ins) if axis is not None), None)
   if at is None:
     return None
-  axis, shape = ins[at], steps.shape(line.ins[at])
-  out, settings = steps.shapes[line.outs[k]], line.settings
+  (axis, repeat), shape = ins[at], steps.shape(line.ins[at])
+  out = steps.shapes[line.outs[k]]
+  if line.name in ('reshape', 'expand_dims', 'squeeze'):
+    return _reshaped(axis, shape, out, batch)
+  new = _moved_axis(steps, line, at, axis, out)
+  return None if new is None else (new, repeat)
+
+
+def _moved_axis(steps, line, at, axis, out) -> int | None:
+  """The new place of an axis that a line does not change."""
+  shape, settings = steps.shape(line.ins[at]), line.settings
   if line.name == 'broadcast_in_dim':
     return settings['broadcast_dimensions'][axis]
   if line.name == 'transpose':
     return settings['permutation'].index(axis)
-  if line.name in ('reshape', 'expand_dims', 'squeeze'):
-    return _reshaped(axis, shape, out)
   if line.name == 'dot_general':
     return _of_matrix(settings, at, axis, [steps.shape(i) for i in line.ins])
   if line.name == 'conv_general_dilated':
@@ -65,11 +77,12 @@ def _moved(steps, line, ins, k) -> int | None:
   return axis if axis == 0 else None
 
 
-def _reshaped(axis, shape, out) -> int | None:
+def _reshaped(axis, shape, out, batch) -> Axis | None:
+  """The axis of a reshaped array that begins where the old one did."""
   before = math.prod(shape[:axis])
   for new, size in enumerate(out):
-    if math.prod(out[:new]) == before and size == shape[axis]:
-      return new
+    if math.prod(out[:new]) == before and size % batch == 0 and size:
+      return new, size // batch
   return None
 
 

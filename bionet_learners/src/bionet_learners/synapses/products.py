@@ -18,7 +18,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from bionet_learners.synapses import places
+from bionet_learners.synapses import axes, places
 
 PRIMITIVES = frozenset(('dot_general', 'conv_general_dilated'))
 
@@ -67,7 +67,7 @@ def normal_form(
   operand: int,
   shapes: list[tuple[int, ...]],
   out: tuple[int, ...],
-  trials: int | None,
+  trials: axes.Axis | None,
 ) -> Form:
   """A product's normal form, or else why it has none.
 
@@ -77,7 +77,8 @@ def normal_form(
     operand: which of its two operands the weights are.
     shapes: of the operands.
     out: the result's shape.
-    trials: the axis of the data that counts trials; None if none does.
+    trials: the axis of the data that counts trials, and how many of its entries
+      belong to a trial, which are positions; None if no axis does.
   """
   if trials is None:
     return None, f'{primitive} (of data without an axis of trials)'
@@ -86,20 +87,23 @@ def normal_form(
   return _of_convolution(settings, operand, shapes, out, trials)
 
 
-def _of_matrix(settings, operand, shapes, trials) -> Form:
+def _of_matrix(settings, operand, shapes, axis) -> Form:
+  trials, repeat = axis
   contracted, batched = settings['dimension_numbers']
   data, weights = shapes[1 - operand], shapes[operand]
   summed, columns = list(contracted[1 - operand]), list(contracted[operand])
   shared, blocks = list(batched[1 - operand]), list(batched[operand])
   if trials in summed or trials in shared:
     return None, 'dot_general (that adds up or pairs trials)'
+  if repeat > 1 and shared:
+    return None, 'dot_general (of blocks, at several positions of a trial)'
   spread = [a for a in range(len(data)) if a not in (*summed, *shared)]
   positions = [a for a in spread if a != trials]
   free = [a for a in range(len(weights)) if a not in (*columns, *blocks)]
-  m = math.prod(data[a] for a in summed)
+  m, batch = math.prod(data[a] for a in summed), data[trials] // repeat
   n = math.prod(weights[a] for a in free)
   num_blocks = math.prod(data[a] for a in shared)
-  num_positions = math.prod(data[a] for a in positions)
+  num_positions = repeat * math.prod(data[a] for a in positions)
   # The result's axes are the blocks', the left operand's, the right one's. Each
   # is looked up in the normal order: trials, blocks, positions, outputs.
   rank = 1 + len(shared) + len(positions)
@@ -116,14 +120,14 @@ def _of_matrix(settings, operand, shapes, trials) -> Form:
     *(weights[a] for a in free),
   ]
   product = Product(
-    batch=data[trials],
+    batch=batch,
     blocks=num_blocks,
     positions=num_positions,
     inputs=m,
     outputs=n,
     data=lambda x: jnp.transpose(
       x, [trials, *shared, *positions, *summed]
-    ).reshape(data[trials], -1, m),
+    ).reshape(batch, -1, m),
     weights=lambda w: jnp.transpose(w, [*blocks, *columns, *free]).reshape(
       num_blocks, m, n
     ),
@@ -137,7 +141,7 @@ def _of_convolution(settings, operand, shapes, out, trials) -> Form:
   numbers = settings['dimension_numbers']
   if operand != 1 or groups != (1, 1):
     return None, 'conv_general_dilated (in groups)'
-  if trials != numbers.lhs_spec[0]:
+  if trials != (numbers.lhs_spec[0], 1):
     return None, 'conv_general_dilated (over trials)'
   kernel = shapes[1]
   rhs, result = numbers.rhs_spec, numbers.out_spec

@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 
 from bionet_core import interfaces
-from bionet_learners.synapses import transition as transitions
+from bionet_learners.synapses import local
 from bionet_learners.traces import sites as places
 from bionet_learners.traces import unit_matrix
 
@@ -54,7 +54,7 @@ def _outer_sum(inputs, drive: unit_matrix.Vector) -> unit_matrix.Vector:
 def advance_all(
   sites: list[places.Site],
   traces: list[unit_matrix.Vector],
-  window: transitions.Local,
+  window: local.Local,
 ) -> list[unit_matrix.Vector]:
   """All traces after a window; the leaves of `window` lead with K."""
   matrices = {}
@@ -74,7 +74,7 @@ def advance_all(
 
 
 def decay_of(
-  window: transitions.Local, leaves: tuple[int, ...]
+  window: local.Local, leaves: tuple[int, ...]
 ) -> unit_matrix.UnitMatrix:
   """D of these leaves of a group."""
 
@@ -91,7 +91,7 @@ def traced(sites: list[places.Site]) -> list[int]:
 
 
 def inputs_of(
-  sites: list[places.Site], local: transitions.Local
+  sites: list[places.Site], local: local.Local
 ) -> list[jax.Array | None]:
   """The inputs of each site's product; None of an elementwise one."""
   numbers = traced(sites)
@@ -102,7 +102,7 @@ def inputs_of(
 
 
 def drive_of(
-  site: places.Site, sites: list[places.Site], local: transitions.Local
+  site: places.Site, sites: list[places.Site], local: local.Local
 ) -> unit_matrix.Vector:
   """The drive c of a site, per leaf; zero where it drives one not directly."""
   by_leaf = local.drive[traced(sites).index(site.number)]

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from bionet_core import interfaces, unroll
 from bionet_learners import base, over_time
 from bionet_learners import windows as trial_windows
+from bionet_learners.synapses import local as locals_
 from bionet_learners.traces import advance, rule, unit_matrix, windows
 from bionet_learners.traces import sites as places
 
@@ -125,8 +126,14 @@ def pp_prop(
 
     def of_step(before, step):
       noise = unroll.step_keys(keys, before.steps)
-      _, state, local = transition.local(
-        learned, fixed, before.state, noise, step.inputs[0], opened.traced
+      _, state, local = locals_.local_derivative(
+        transition.structure,
+        learned,
+        fixed,
+        before.state,
+        noise,
+        step.inputs[0],
+        opened.traced,
       )
       filters = [
         _filtered(decay, site, sites, x, local, old)

@@ -13,6 +13,7 @@ import numpy as np
 
 from bionet_core import interfaces
 from bionet_learners.synapses import structure as structures
+from bionet_learners.synapses import synapse as synapses
 from bionet_learners.synapses import transition as transitions
 from bionet_learners.traces import unit_matrix
 
@@ -29,7 +30,7 @@ class Site(NamedTuple):
   """
 
   number: int
-  synapse: structures.Synapse
+  synapse: synapses.Synapse
   leaves: tuple[int, ...]
   columns: np.ndarray
   units: np.ndarray
@@ -72,7 +73,7 @@ def sites_of(
     kept = [leaf for leaf, group in enumerate(structure.groups) if group >= 0]
   sites = []
   for number, synapse in enumerate(structure.synapses):
-    for group in structure.group_of(synapse):
+    for group in structure.driven_by(number):
       leaves = tuple(n for n in kept if structure.groups[n] == group)
       driven = [synapse.drives[n] for n in leaves if n in synapse.drives]
       if not driven or np.max(driven) < 0:

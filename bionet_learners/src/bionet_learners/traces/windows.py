@@ -13,6 +13,7 @@ import jax.numpy as jnp
 
 from bionet_core import interfaces, unroll
 from bionet_learners import base, over_time, windows
+from bionet_learners.synapses import local as locals_
 from bionet_learners.synapses import transition as transitions
 from bionet_learners.traces import advance
 from bionet_learners.traces import sites as places
@@ -103,7 +104,7 @@ def no_traces(
   structure = opened.transition.structure
   return places.no_traces(
     opened.sites,
-    structure.layout.batch,
+    structure.read.layout.batch,
     float_type(state),
     settings.trace_dtype,
   )
@@ -201,7 +202,8 @@ def forward(
 
     def move(state, data):
       step, inputs = data
-      _, state, local = transition.local(
+      _, state, local = locals_.local_derivative(
+        transition.structure,
         learned,
         fixed,
         state,
