@@ -44,8 +44,10 @@ def truncated_bptt(
       )
       return rule_state, result
 
+    first = windows.first_window(trials, window)
+    _, zero = windows.zeros_of(of_window, rule_state, first)
     rule_state, result = windows.sum_over_windows(
-      of_window, rule_state, trials, window
+      of_window, rule_state, trials, window, zero
     )
     return result, rule_state
 

@@ -124,8 +124,7 @@ def pp_prop(
       )
       return by_params, by_learned, total, metrics
 
-    def of_step(before, step):
-      noise = unroll.step_keys(keys, before.steps)
+    def move(before, noise, step):
       _, state, local = locals_.local_derivative(
         transition.structure,
         learned,
@@ -141,15 +140,24 @@ def pp_prop(
           sites, advance.inputs_of(sites, local), before.traces, strict=True
         )
       ]
-      after = over_time.Memory(state, before.steps + 1, filters)
-      args = (before, after, local, noise, step)
-      nothing = jax.tree.map(
-        lambda s: jnp.zeros(s.shape, s.dtype), jax.eval_shape(learn, *args)
-      )
-      asked = jnp.any(step.mask != 0)
-      return after, jax.lax.cond(asked, learn, lambda *_: nothing, *args)
+      return over_time.Memory(state, before.steps + 1, filters), local
 
-    memory, result = trial_windows.sum_over_windows(of_step, memory, trials, 1)
+    def of_step(before, step):
+      noise = unroll.step_keys(keys, before.steps)
+      after, local = move(before, noise, step)
+      args = (before, after, local, noise, step)
+      asked = jnp.any(step.mask != 0)
+      return after, jax.lax.cond(asked, learn, lambda *_: zero, *args)
+
+    def shapes(step):
+      noise = unroll.step_keys(keys, memory.steps)
+      after, local = move(memory, noise, step)
+      return learn(memory, after, local, noise, step)
+
+    zero = trial_windows.zeros_of(shapes, trial_windows.first_window(trials, 1))
+    memory, result = trial_windows.sum_over_windows(
+      of_step, memory, trials, 1, zero
+    )
     by_params, by_learned, total, metrics = result
     gradient = windows.through_prelude(
       opened, params, constants, by_params, by_learned

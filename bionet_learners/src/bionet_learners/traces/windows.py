@@ -189,14 +189,8 @@ def forward(
   def of_window(carry, window):
     memory, sums = carry
     asked = jnp.any(window.mask != 0)
-    shapes = jax.eval_shape(learn, memory.state, memory.steps, window)
     result, signal = jax.lax.cond(
-      asked,
-      learn,
-      lambda *_: jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes),
-      memory.state,
-      memory.steps,
-      window,
+      asked, learn, lambda *_: nothing, memory.state, memory.steps, window
     )
     traces, sums = advance.add_past(sites, memory.traces, signal, asked, sums)
 
@@ -222,9 +216,21 @@ def forward(
     after = over_time.Memory(state, memory.steps + num_steps, traces)
     return (after, sums), result
 
-  sums = places.no_sums(sites, trials.index.shape[0], float_type(memory.state))
+  # Of the gradient the shapes are known: tracing it for them would take half of
+  # the time that tracing the rule takes.
+  first = windows.first_window(trials, settings.window)
+  scores = windows.zeros_of(
+    objective, params, learned, memory.state, memory.steps, first
+  )
+  gradients = jax.tree.map(jnp.zeros_like, (params, learned))
+  nothing = (*gradients, *scores), jax.tree.map(jnp.zeros_like, memory.state)
+  batch, dtype = trials.index.shape[0], float_type(memory.state)
   (memory, sums), result = windows.sum_over_windows(
-    of_window, (memory, sums), trials, settings.window
+    of_window,
+    (memory, places.no_sums(sites, batch, dtype)),
+    trials,
+    settings.window,
+    nothing[0],
   )
   by_params, by_learned, total, metrics = result
   by_learned = places.to_learned(transition, sites, learned, sums, by_learned)
