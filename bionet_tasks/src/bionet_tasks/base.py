@@ -3,7 +3,7 @@
 
 import dataclasses
 from collections.abc import Callable, Mapping
-from typing import NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import chex
 import jax
@@ -26,7 +26,6 @@ class TaskSpec:
     metric: the main metric.
     chance: `{metric: value}` of a learner that knows nothing of the inputs.
     ceiling: `{metric: value}` of the best there can be.
-    loss: name of the loss that gradient learners take.
     loss_kind: 'per_trial' (a batch's is the mean of its trials') or
       'population' (a statistic over the trials).
     num_data: size of a finite training set; None where trials are drawn anew.
@@ -39,12 +38,19 @@ class TaskSpec:
   metric: str
   chance: Mapping[str, float]
   ceiling: Mapping[str, float]
-  loss: str
   loss_kind: str = 'per_trial'
   num_data: int | None = None
 
 
 _TASK = 0x7461736B  # what keys of a task are folded with: 'task'
+
+
+class EvaluationSampleFn(Protocol):
+  """Makes the trials of an evaluation by their numbers."""
+
+  def __call__(self, key: jax.Array, index: jax.Array, /) -> interfaces.Trials:
+    """Returns the trials `index`, int `[B]` from 0 to num_trials - 1."""
+    ...
 
 
 class Evaluation(NamedTuple):
@@ -56,7 +62,30 @@ class Evaluation(NamedTuple):
   """
 
   num_trials: int
-  sample: Callable[[jax.Array, jax.Array], interfaces.Trials]
+  sample: EvaluationSampleFn
+
+
+class MetricsFn(Protocol):
+  """Scores the outputs of whole trials."""
+
+  def __call__(
+    self, outputs: jax.Array, trials: interfaces.Trials, /
+  ) -> dict[str, jax.Array]:
+    """Returns `{name: []}` of outputs `[T, B, O]`."""
+    ...
+
+
+class DescribeFn(Protocol):
+  """Facts about the outputs of whole trials, for a reader."""
+
+  def __call__(
+    self, outputs: jax.Array, trials: interfaces.Trials, /
+  ) -> dict[str, Any]:
+    """Returns `{name: fact}`: a fact is a number, or `{label: share}`.
+
+    Called on the host with concrete arrays, and never compiled.
+    """
+    ...
 
 
 class Task(NamedTuple):
@@ -72,7 +101,7 @@ class Task(NamedTuple):
       `index // batch_size`; a stream continues in row `index % batch_size`, and
       may return that as the trials' index. None means one batch: n.
     evaluations: `{name: Evaluation}`; always 'held_out'.
-    losses: `{name: StepLoss}`; `spec.loss` is one of them.
+    loss: the loss of a step that rules descend.
     metrics: `(outputs [T, B, O], trials) -> {name: []}`.
     describe: `(outputs, trials) -> {name: fact}` for a reader, on the host and
       not compiled: a fact is a number, or `{label: share}`. None: nothing to
@@ -80,11 +109,11 @@ class Task(NamedTuple):
   """
 
   spec: TaskSpec
-  sample: Callable[..., interfaces.Trials]
+  sample: interfaces.SampleFn
   evaluations: Mapping[str, Evaluation]
-  losses: Mapping[str, interfaces.StepLoss]
-  metrics: Callable[[jax.Array, interfaces.Trials], dict[str, jax.Array]]
-  describe: Callable[[jax.Array, interfaces.Trials], dict] | None = None
+  loss: interfaces.StepLoss
+  metrics: MetricsFn
+  describe: DescribeFn | None = None
 
 
 def cross_entropy(
@@ -133,7 +162,7 @@ def squared_error(
 
 def sum_over_steps(
   loss: interfaces.StepLoss,
-) -> Callable[[jax.Array, interfaces.Trials], dict[str, jax.Array]]:
+) -> MetricsFn:
   """A task's `metrics` from the loss of a step: 'loss' and the loss's own.
 
   Outputs nobody asks for (mask 0) are not read: 0 * inf would be NaN.
@@ -191,7 +220,7 @@ _HELD_OUT = np.uint32(2**32 - 1)  # no trial of a run has this number
 
 def drawn_anew(
   trial: Callable[[jax.Array], tuple[jax.Array, jax.Array, jax.Array]],
-) -> Callable[..., interfaces.Trials]:
+) -> interfaces.SampleFn:
   """A `sample` of trials without end, each a function of its number.
 
   Args:
@@ -217,9 +246,7 @@ def drawn_anew(
   return sample
 
 
-def held_out(
-  sample: Callable[..., interfaces.Trials], num_trials: int
-) -> Evaluation:
+def held_out(sample: interfaces.SampleFn, num_trials: int) -> Evaluation:
   """Other trials than training's of the same `sample`, whatever the key."""
   return Evaluation(
     num_trials,

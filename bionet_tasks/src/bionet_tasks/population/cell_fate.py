@@ -212,7 +212,6 @@ def cell_fate(
       metric='utility',
       chance={'utility': information.chance(num_cells, num_held_out)},
       ceiling={'utility': information.ceiling(num_cells)},
-      loss=loss,
       loss_kind='population',
     ),
     sample=sample,
@@ -222,10 +221,7 @@ def cell_fate(
       )
       for name, refined in _REFINED.items()
     },
-    losses={
-      name: _step_loss(utility, num_groups, refinements)
-      for name, utility in utilities.items()
-    },
+    loss=_step_loss(utilities[loss], num_groups, refinements),
     metrics=metrics,
     describe=describe,
   )

@@ -85,11 +85,10 @@ def prototypes(
       metric='accuracy',
       chance={'accuracy': 1 / num_prototypes},
       ceiling={'accuracy': ceiling},
-      loss='cross_entropy',
       num_data=num_data,
     ),
     sample=sample,
     evaluations={'held_out': base.Evaluation(num_held_out, sample_held_out)},
-    losses={'cross_entropy': base.cross_entropy},
+    loss=base.cross_entropy,
     metrics=base.sum_over_steps(base.cross_entropy),
   )

@@ -64,10 +64,9 @@ def adding(
       metric='mse',
       chance={'mse': 1 / 6, 'loss': 1 / 6},
       ceiling={'mse': 0.0, 'loss': 0.0},
-      loss='squared_error',
     ),
     sample=sample,
     evaluations={'held_out': base.held_out(sample, num_held_out)},
-    losses={'squared_error': base.squared_error},
+    loss=base.squared_error,
     metrics=base.sum_over_steps(base.squared_error),
   )

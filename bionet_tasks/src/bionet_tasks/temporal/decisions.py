@@ -194,10 +194,9 @@ def _decision(
       metric='accuracy',
       chance={'accuracy': 0.5, 'loss': math.log(2)},
       ceiling={'accuracy': 1.0, 'loss': 0.0},
-      loss='cross_entropy',
     ),
     sample=sample,
     evaluations={'held_out': base.held_out(sample, num_held_out)},
-    losses={'cross_entropy': base.cross_entropy},
+    loss=base.cross_entropy,
     metrics=base.sum_over_steps(base.cross_entropy),
   )

@@ -147,14 +147,13 @@ def evidence_accumulation(
       metric='accuracy',
       chance={'accuracy': 0.5, 'loss': math.log(2)},
       ceiling={'accuracy': 1.0, 'loss': 0.0},
-      loss='cross_entropy',
     ),
     sample=sample,
     evaluations={
       'held_out': base.held_out(sample, num_held_out),
       'narrow': base.held_out(sample_narrow, num_held_out),
     },
-    losses={'cross_entropy': base.cross_entropy},
+    loss=base.cross_entropy,
     metrics=metrics,
   )
 

@@ -75,10 +75,9 @@ def flip_flop(
       metric='mse',
       chance={'mse': 1.0, 'loss': 1.0},
       ceiling={'mse': 0.0, 'loss': 0.0},
-      loss='squared_error',
     ),
     sample=sample,
     evaluations={'held_out': base.held_out(sample, num_held_out)},
-    losses={'squared_error': base.squared_error},
+    loss=base.squared_error,
     metrics=base.sum_over_steps(base.squared_error),
   )

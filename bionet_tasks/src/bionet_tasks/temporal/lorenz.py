@@ -152,11 +152,10 @@ def lorenz(
       metric='nrmse',
       chance={'nrmse': 1.0, 'loss': 1.0},
       ceiling={'nrmse': 0.0, 'loss': 0.0},
-      loss='squared_error',
     ),
     sample=sample_stream if stream else sample,
     evaluations={'held_out': base.Evaluation(num_held_out, judged)},
-    losses={'squared_error': base.squared_error},
+    loss=base.squared_error,
     metrics=metrics,
   )
 
