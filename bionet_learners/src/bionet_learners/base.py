@@ -338,8 +338,8 @@ def descend(
   """
   if every is not None and every < 1:
     raise ValueError(
-      f'every: {every}; weights change every 1 step or more, or None: at the '
-      'end of the trials.'
+      f'every={every}: must be at least 1 step, or None: the weights change at '
+      'the end of the trials.'
     )
 
   def init(key, trials):

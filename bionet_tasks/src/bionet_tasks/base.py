@@ -186,7 +186,7 @@ def instance_key(seed: int) -> jax.Array:
     ValueError: for a seed out of range.
   """
   if not 0 <= seed < 2**32:
-    raise ValueError(f'task.seed is {seed}; it must be from 0 to 2**32 - 1.')
+    raise ValueError(f'seed={seed}: must be from 0 to 2**32 - 1.')
   return jax.random.fold_in(jax.random.key(seed), _TASK)
 
 
@@ -260,14 +260,12 @@ def drawn_length(
   """A length `[]` uniform from `shortest` to `longest`; None: the longest.
 
   Raises:
-    ValueError: if the shortest, task.min_NAME, is out of range.
+    ValueError: if the shortest, min_NAME, is out of range.
   """
   if shortest is None:
     return jnp.asarray(longest)
   if not 0 <= shortest <= longest:
-    raise ValueError(
-      f'task.min_{name} is {shortest}; it must be from 0 to {longest}.'
-    )
+    raise ValueError(f'min_{name}={shortest}: must be from 0 to {longest}.')
   return jax.random.randint(key, (), shortest, longest + 1)
 
 
@@ -314,4 +312,4 @@ def check_positive(**sizes: int) -> None:
   """Raises ValueError for the first size that is less than 1, by name."""
   for name, size in sizes.items():
     if size < 1:
-      raise ValueError(f'task.{name} is {size}; it must be at least 1.')
+      raise ValueError(f'{name}={size}: must be at least 1.')

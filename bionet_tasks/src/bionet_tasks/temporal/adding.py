@@ -37,7 +37,9 @@ def adding(
   base.check_positive(num_held_out=num_held_out)
   for name, size in (('length', length), ('min_length', shortest)):
     if size < 2:
-      raise ValueError(f'task.{name} is {size}; two numbers are to be added.')
+      raise ValueError(
+        f'{name}={size}: must be at least 2, the numbers to add.'
+      )
   num_steps = length + 1
 
   def trial(key):

@@ -37,7 +37,7 @@ def copying(
   """
   base.check_positive(num_symbols=num_symbols, num_held_out=num_held_out)
   if time_lag < 0:
-    raise ValueError(f'task.time_lag is {time_lag}; it must be 0 or more.')
+    raise ValueError(f'time_lag={time_lag}: must be 0 or more.')
   num_steps = 2 * num_symbols + time_lag
 
   def trial(key):

@@ -74,7 +74,7 @@ def delayed_match(
   """
   if num_stimuli < 2:
     raise ValueError(
-      f'task.num_stimuli is {num_stimuli}; of one stimulus all are the same.'
+      f'num_stimuli={num_stimuli}: must be at least 2, or all are the same.'
     )
   num_steps = 3 + delay
 
@@ -175,7 +175,7 @@ def _decision(
   """The task of `key -> (shown [T, I - 1], answer [], asked [])`."""
   base.check_positive(num_held_out=num_held_out)
   if delay < 0:
-    raise ValueError(f'task.delay is {delay}; it must be 0 or more.')
+    raise ValueError(f'delay={delay}: must be 0 or more.')
 
   def trial(key):
     shown, answer, asked = shown_trial(key)

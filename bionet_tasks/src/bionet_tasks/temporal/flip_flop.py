@@ -42,11 +42,11 @@ def flip_flop(
   shortest = length if min_length is None else min_length
   for name, size in (('length', length), ('min_length', shortest)):
     if size < 2:
-      raise ValueError(f'task.{name} is {size}; a pulse is held for a step.')
+      raise ValueError(
+        f'{name}={size}: must be at least 2; a pulse is held for a step.'
+      )
   if not 0 < pulse_rate <= 1:
-    raise ValueError(
-      f'task.pulse_rate is {pulse_rate}; a probability above 0 is needed.'
-    )
+    raise ValueError(f'pulse_rate={pulse_rate}: must be a probability above 0.')
 
   def trial(key):
     keys = jax.random.split(key, 3)

@@ -89,15 +89,18 @@ def lorenz(
   shortest = length if min_length is None else min_length
   if not 0 <= washout < shortest:
     raise ValueError(
-      f'task.washout is {washout}; it must be from 0 to less than {shortest}.'
+      f'washout={washout}: must be from 0 to less than {shortest} steps.'
     )
   if not 0 < dt <= 0.02:
-    raise ValueError(f'task.dt is {dt}; above 0 and at most .02 is integrated.')
+    raise ValueError(f'dt={dt}: must be above 0 and at most 0.02.')
   if stream and min_length is not None:
-    raise ValueError('task.min_length: a stream has no trial that ends.')
+    raise ValueError(
+      f'min_length={min_length}: must be None; a stream has no trial that ends.'
+    )
   if length + horizon >= _ORBIT:
     raise ValueError(
-      f'task.length is {length}; an orbit has {_ORBIT} steps in all.'
+      f'length={length}: must be less than {_ORBIT - horizon}; an orbit has '
+      f'{_ORBIT} steps in all.'
     )
   raw = _orbits(seed, dt)
   mean, deviation = raw[0].mean(axis=0), raw[0].std(axis=0)
