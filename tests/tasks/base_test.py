@@ -119,3 +119,16 @@ def test_a_seed_out_of_range_is_refused(seed):
   """Truth: the message names the setting."""
   with pytest.raises(ValueError, match=r'^seed='):
     base.instance_key(seed)
+
+
+def test_legacy_keys_are_refused():
+  """Truth: the sentence that says what to write instead."""
+  legacy, index = jax.random.PRNGKey(0), jnp.arange(3)
+  drawn = base.drawn_anew(lambda key: (jnp.ones(2), jnp.ones(2), jnp.ones(2)))
+  for call in (
+    lambda: drawn(legacy, index),
+    lambda: base.held_out(drawn, 3).sample(legacy, index),
+    lambda: base.epoch_order(legacy, index, 3),
+  ):
+    with pytest.raises(TypeError, match=r'use jax\.random\.key\(seed\)'):
+      call()

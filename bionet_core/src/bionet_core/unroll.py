@@ -222,6 +222,7 @@ def model_from_cell(cell: interfaces.Cell) -> interfaces.Model:
   """The Model of a cell: whole trials from their initial state."""
 
   def init(key, trials):
+    check_key(key)
     return cell.init(key, trials.inputs[0])
 
   def predict(params, constants, key, trials):
@@ -260,6 +261,7 @@ def model_from_network(
     raise ValueError(f'sweeps={sweeps}: must be at least 1.')
 
   def init(key, trials):
+    check_key(key)
     _check_static(trials)
     return network.init(key, trials.inputs[0])
 

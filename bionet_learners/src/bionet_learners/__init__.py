@@ -40,6 +40,7 @@ from bionet_learners.traces.e_prop import e_prop
 from bionet_learners.traces.pp_prop import pp_prop
 from bionet_learners.traces.rflo import rflo
 from bionet_learners.traces.three_factor import three_factor
+from bionet_learners.training.notebook import train
 
 __version__ = version.installed_version('bionet-learners')
 
@@ -99,6 +100,7 @@ __all__ = [
   'score_function',
   'snap',
   'three_factor',
+  'train',
   'truncated_bptt',
   'uoro',
 ]

@@ -343,6 +343,7 @@ def descend(
     )
 
   def init(key, trials):
+    unroll.check_key(key)
     model_key, rule_key = jax.random.split(key)
     params, constants = rule.model.init(model_key, trials)
     return LearnerState(
@@ -354,6 +355,7 @@ def descend(
     )
 
   def update(state, key, trials):
+    unroll.check_key(key)
     begun = rule.begin(
       state.params, state.constants, state.rule_state, key, trials
     )

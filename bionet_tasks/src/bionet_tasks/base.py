@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from bionet_core import interfaces
+from bionet_core import interfaces, unroll
 
 
 @dataclasses.dataclass(frozen=True)
@@ -206,6 +206,7 @@ def epoch_order(key: jax.Array, index: jax.Array, num_data: int) -> jax.Array:
   Returns:
     int `[B]`, from 0 to num_data - 1.
   """
+  unroll.check_key(key)
   chex.assert_rank(index, 1)
   epoch = index // num_data
   num_epochs = (index.shape[0] - 1) // num_data + 2
@@ -238,6 +239,7 @@ def drawn_anew(
 
   def sample(key, index, batch_size=None):
     del batch_size
+    unroll.check_key(key)
     inputs, targets, mask = draw(key, index)
     return interfaces.Trials(
       inputs=inputs, targets=targets, mask=mask, index=index

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from bionet_core import interfaces
+from bionet_core import interfaces, unroll
 from bionet_tasks import base
 
 _SIGMA, _RHO, _BETA = 10.0, 28.0, 8.0 / 3.0
@@ -127,6 +127,7 @@ def lorenz(
   jax.eval_shape(judged, jax.random.key(0), jnp.arange(1))
 
   def sample_stream(key, index, batch_size=None):
+    unroll.check_key(key)
     batch_size = batch_size or index.shape[0]
     row, update = index % batch_size, index // batch_size
     keys = jax.vmap(lambda r: jax.random.fold_in(key, r))(row)
