@@ -36,6 +36,7 @@ from bionet_core.interfaces import (
 from bionet_core.relaxation.asymmetric import asymmetric
 
 __version__ = version.installed_version('bionet-core')
+"""The version of the distribution that installed this package."""
 
 CELLS = types.MappingProxyType(
   {

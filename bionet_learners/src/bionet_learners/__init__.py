@@ -43,6 +43,7 @@ from bionet_learners.traces.three_factor import three_factor
 from bionet_learners.training.notebook import train
 
 __version__ = version.installed_version('bionet-learners')
+"""The version of the distribution that installed this package."""
 
 LEARNERS = types.MappingProxyType(
   {

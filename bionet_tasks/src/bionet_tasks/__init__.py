@@ -29,6 +29,7 @@ from bionet_tasks.temporal.lorenz import lorenz
 from bionet_tasks.temporal.sequential_digits import sequential_digits
 
 __version__ = version.installed_version('bionet-tasks')
+"""The version of the distribution that installed this package."""
 
 TASKS = types.MappingProxyType(
   {
