@@ -313,10 +313,7 @@ def trial_losses(cell, windows=(STEPS,)):
 
 @pytest.mark.parametrize('core', [LearnedStart, NoisyStart])
 def test_the_gradient_of_a_learned_start(core):
-  """Truth: finite differences in float64, over two windows.
-
-  Mutant: a state that forgets that it has begun starts anew in each window.
-  """
+  """Truth: finite differences in float64; two windows equal one."""
   with jax.enable_x64(True):
     cell = haiku_cells.cell_from_core(core, lambda: hk.Linear(OUTPUTS))
     params, _ = cell.init(jax.random.key(1), sequence()[0].astype(float))
@@ -339,7 +336,10 @@ def test_the_gradient_of_a_learned_start(core):
 
 
 def test_trials_begin_where_the_core_starts():
-  """Truth: hk.dynamic_unroll from the core's own initial state."""
+  """Truth: hk.dynamic_unroll from the core's own initial state.
+
+  Mutant: a state that forgets that it has begun starts anew at each step.
+  """
   cell, inputs = (
     haiku_cells.cell_from_core(LearnedStart, lambda: hk.Linear(OUTPUTS)),
     sequence(),

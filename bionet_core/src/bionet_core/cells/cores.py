@@ -231,7 +231,8 @@ def gru(
   Args:
     spec: the task's sizes.
     hidden: units of a layer.
-    num_layers: layers; see `_stack`.
+    num_layers: layers; each reads what the layer below emits at the same step,
+      and the readout reads the last alone.
     update_bias: where b_z starts. Far below 0 a unit forgets slowly at first:
       about exp(-update_bias) steps are remembered.
 
@@ -248,7 +249,7 @@ def gru(
 def lstm(
   spec: interfaces.Sizes, *, hidden: int = 128, num_layers: int = 1
 ) -> interfaces.Cell:
-  """`hk.LSTM(hidden)` with a linear readout; for layers see `_stack`.
+  """`hk.LSTM(hidden)` with a linear readout; layers as in `gru`.
 
   Raises:
     ValueError: for a size less than 1.
@@ -259,7 +260,7 @@ def lstm(
 def vanilla_rnn(
   spec: interfaces.Sizes, *, hidden: int = 128, num_layers: int = 1
 ) -> interfaces.Cell:
-  """`hk.VanillaRNN(hidden)` with a linear readout; for layers see `_stack`.
+  """`hk.VanillaRNN(hidden)` with a linear readout; layers as in `gru`.
 
   Raises:
     ValueError: for a size less than 1.
