@@ -371,7 +371,7 @@ def make_rule(
   Returns:
     A GradientRule, for `descend`; or a Learner that needs no more.
   """
-  loss = task.losses[task.spec.loss]
+  loss = task.loss
   settings = {
     k: v
     for k, v in sections.plain(config.learner).items()

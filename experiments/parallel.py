@@ -119,7 +119,7 @@ def whole(
 
 def make_advance(
   learner: learners.Learner,
-  sample: ranges.Sample,
+  sample: interfaces.SampleFn,
   count: int,
   *,
   data_key: jax.Array,

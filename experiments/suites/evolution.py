@@ -97,7 +97,7 @@ def _called(config):
 def _with_cell(config, run, trials):
   """`(params, key) -> loss` of a member, by our cell and its unrolling."""
   del config
-  cell, loss = run.dynamics, run.task.losses[run.task.spec.loss]
+  cell, loss = run.dynamics, run.task.loss
 
   def judge(params, key):
     begun = unroll.initial_state(cell, {}, key, trials.index)
@@ -110,7 +110,7 @@ def _with_cell(config, run, trials):
 
 def _plain(config, run, trials):
   """The same in plain JAX, as one writes it without bionet."""
-  loss = run.task.losses[run.task.spec.loss]
+  loss = run.task.loss
   rate = tissue.regulatory_network(config.network.hidden, centred=False)
   fold_in = jax.vmap(jax.random.fold_in, in_axes=(0, None))
 

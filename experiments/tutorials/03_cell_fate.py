@@ -180,7 +180,7 @@ def learn(
     dt=dt, duration=duration, loss=loss, straight_through=straight_through
   )
   cell = tissue.tissue(task.spec, hidden=hidden, centred=centred)
-  rule = bptt.bptt(cell, task.losses[loss])
+  rule = bptt.bptt(cell, task.loss)
   data_key, noise_key = jax.random.split(jax.random.key(0))
 
   def trials(number, sigma=0.1):

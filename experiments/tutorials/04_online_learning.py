@@ -52,7 +52,7 @@ FOLDER.mkdir(exist_ok=True)
 # %%
 task = copying.copying(num_symbols=1 if SHORT else 5, time_lag=5)
 cell = cells.gru(task.spec, hidden=HIDDEN, update_bias=-2.0)
-loss = task.losses[task.spec.loss]
+loss = task.loss
 init_key, data_key, noise_key, held_out_key = jax.random.split(
   jax.random.key(0), 4
 )

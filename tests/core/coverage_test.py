@@ -18,7 +18,7 @@ def table(path, name):
 def test_every_cell_is_in_the_contract_table():
   """Truth: bionet_core.CELLS."""
   tables = (
-    'cells/haiku_test.py',
+    'cells/cores_test.py',
     'cells/leaky_test.py',
     'cells/linear_recurrent_test.py',
     'cells/min_gru_test.py',

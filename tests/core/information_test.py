@@ -536,7 +536,7 @@ def test_what_is_no_population_is_refused(utility):
 
 def test_the_exact_utility_refuses_many_cells():
   """Truth: 12 cells at most; the message says what takes more."""
-  with pytest.raises(ValueError, match=r'N is 13, .* at most 12 .* soft'):
+  with pytest.raises(ValueError, match=r'^N=13: .* at most 12 .* soft'):
     information.exact_soft_utility(jnp.zeros((2, 13)))
   assert information.MAX_CELLS == 12
 

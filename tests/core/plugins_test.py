@@ -86,7 +86,7 @@ def test_an_unknown_name_says_what_is_near_and_what_there_is(installed):
 def test_two_owners_of_one_name_are_an_error(installed):
   """Truth: both owners are named; the same owner twice is no conflict."""
   installed(gru='somebody.else:gru')
-  owners = r'cells\.haiku:gru and somebody\.else:gru'
+  owners = r'cells\.cores:gru and somebody\.else:gru'
   with pytest.raises(ValueError, match=owners):
     plugins.names(GROUP, BUILTIN)
   with pytest.raises(ValueError, match=owners):

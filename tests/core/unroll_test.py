@@ -366,3 +366,26 @@ def test_a_penalty_weighs_what_the_mask_does():
   np.testing.assert_allclose(slope, [[0.25], [0.0]], rtol=1e-6)
   with pytest.raises(ValueError, match='penalty on its state'):
     unroll.score_step(cell, *arguments)
+
+
+def test_legacy_keys_are_refused_in_one_sentence():
+  """Truth: what to write instead; a legacy key has the words of a typed one."""
+  legacy, index = jax.random.PRNGKey(0), jnp.arange(BATCH)
+  model = unroll.model_from_cell(CELL)
+  still = unroll.model_from_network(static_network([]), sweeps=1)
+  for call in (
+    lambda: unroll.check_key(7),
+    lambda: unroll.check_key(legacy),
+    lambda: unroll.trial_keys(legacy, index),
+    lambda: unroll.step_keys(jax.random.split(legacy, BATCH), index),
+    lambda: unroll.initial_state(CELL, {}, legacy, index),
+    lambda: model.init(legacy, make_trials()),
+    lambda: jax.jit(model.init)(legacy, make_trials()),
+    lambda: model.predict(PARAMS, {}, legacy, make_trials()),
+    lambda: still.init(legacy, window(make_trials(), 0, 1)),
+  ):
+    with pytest.raises(TypeError, match=r'use jax\.random\.key\(seed\)'):
+      call()
+  typed = jax.random.wrap_key_data(legacy)
+  unroll.check_key(typed)
+  unroll.check_key(jax.random.split(typed, BATCH))

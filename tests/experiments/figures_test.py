@@ -46,7 +46,6 @@ def _spec(chance, ceiling):
     metric='accuracy',
     chance=chance,
     ceiling=ceiling,
-    loss='cross_entropy',
   )
 
 

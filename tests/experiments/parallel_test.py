@@ -129,11 +129,11 @@ def population_task(*, seed: int = 0):
   spec = tasks.TaskSpec(
     name='spread', input_shape=(2,), num_outputs=4, num_steps=3,
     metric='utility', chance={'utility': 0.0}, ceiling={'utility': 1.0},
-    loss='spread', loss_kind='population',
+    loss_kind='population',
   )
   return tasks.Task(
     spec, sample, {'held_out': tasks.Evaluation(16, sample)},
-    {'spread': spread}, tasks.sum_over_steps(spread),
+    spread, tasks.sum_over_steps(spread),
   )
 """
 

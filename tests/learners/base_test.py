@@ -266,3 +266,16 @@ def test_the_first_batch_of_a_stream_begins_like_any_other():
     state = jax.jit(learner.init)(jax.random.key(11), trials())
     ends.append(jax.jit(learner.update)(state, KEY, trials()))
   chex.assert_trees_all_equal(*ends)
+
+
+def test_legacy_keys_are_refused():
+  """Truth: the sentence that says what to write instead."""
+  learner = base.descend(rule(), optax.sgd(0.1))
+  state, legacy = learner.init(KEY, trials()), jax.random.PRNGKey(0)
+  for call in (
+    lambda: learner.init(legacy, trials()),
+    lambda: learner.update(state, legacy, trials()),
+    lambda: learner.predict(state, legacy, trials()),
+  ):
+    with pytest.raises(TypeError, match=r'use jax\.random\.key\(seed\)'):
+      call()

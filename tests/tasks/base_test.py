@@ -96,7 +96,7 @@ def test_static_trials_have_one_step_that_is_asked():
 def test_sizes_must_be_positive_and_are_named():
   """Truth: the message a user reads."""
   base.check_positive(num_data=1)
-  with pytest.raises(ValueError, match=r'task\.dim is 0'):
+  with pytest.raises(ValueError, match=r'^dim=0'):
     base.check_positive(num_data=1, dim=0)
 
 
@@ -117,5 +117,18 @@ def test_metrics_do_not_read_what_nobody_asks_for():
 @pytest.mark.parametrize('seed', [-1, 2**32])
 def test_a_seed_out_of_range_is_refused(seed):
   """Truth: the message names the setting."""
-  with pytest.raises(ValueError, match=r'task\.seed'):
+  with pytest.raises(ValueError, match=r'^seed='):
     base.instance_key(seed)
+
+
+def test_legacy_keys_are_refused():
+  """Truth: the sentence that says what to write instead."""
+  legacy, index = jax.random.PRNGKey(0), jnp.arange(3)
+  drawn = base.drawn_anew(lambda key: (jnp.ones(2), jnp.ones(2), jnp.ones(2)))
+  for call in (
+    lambda: drawn(legacy, index),
+    lambda: base.held_out(drawn, 3).sample(legacy, index),
+    lambda: base.epoch_order(legacy, index, 3),
+  ):
+    with pytest.raises(TypeError, match=r'use jax\.random\.key\(seed\)'):
+      call()

@@ -91,13 +91,12 @@ SPEC = base.TaskSpec(
   metric='accuracy',
   chance={'accuracy': 0.5},
   ceiling={'accuracy': 1.0},
-  loss='cross_entropy',
 )
 RECALL = base.Task(
   spec=SPEC,
   sample=recall,
   evaluations={'held_out': base.Evaluation(40, recall_held_out)},
-  losses={'cross_entropy': base.cross_entropy},
+  loss=base.cross_entropy,
   metrics=base.sum_over_steps(base.cross_entropy),
 )
 
@@ -201,7 +200,9 @@ MUTANTS = {
   'a range = their batch': resample(by_batch),
   'the inputs of step 2 tell the answer': resample(tells),
   'the inputs of step 1 tell the answer': resample(some_tell),
-  'spec.loss is': respec(loss='hinge'),
+  'the loss of equal outputs': RECALL._replace(
+    loss=lambda outputs, targets, mask: (jnp.log(jnp.sum(outputs)), {})
+  ),
   'loss_kind': respec(loss_kind='per_batch'),
   "metric 'regret'": respec(ceiling={'regret': 0.0}),
   "metric 'loss' of equal outputs": RECALL._replace(

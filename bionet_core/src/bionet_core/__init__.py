@@ -3,6 +3,7 @@
 
 import types
 
+from bionet_core import version
 from bionet_core.cells.cores import cell_from_core, gru, lstm, vanilla_rnn
 from bionet_core.cells.leaky import leaky
 from bionet_core.cells.linear_recurrent import lru
@@ -13,13 +14,29 @@ from bionet_core.cells.tissue import cell_from_rate, tissue
 from bionet_core.interfaces import (
   ArrayTree,
   Cell,
+  InitFn,
+  InitialStateFn,
+  LocalLossFn,
+  LogDensityFn,
   Model,
+  ModelInitFn,
+  NetworkReadoutFn,
+  NetworkStateFn,
+  PenaltyFn,
+  PredictFn,
+  ReadoutFn,
   RelaxationNetwork,
+  SampleFn,
+  SettleFn,
   Sizes,
+  StepFn,
   StepLoss,
   Trials,
 )
 from bionet_core.relaxation.asymmetric import asymmetric
+
+__version__ = version.installed_version('bionet-core')
+"""The version of the distribution that installed this package."""
 
 CELLS = types.MappingProxyType(
   {
@@ -43,11 +60,25 @@ __all__ = [
   'NETWORKS',
   'ArrayTree',
   'Cell',
+  'InitFn',
+  'InitialStateFn',
+  'LocalLossFn',
+  'LogDensityFn',
   'Model',
+  'ModelInitFn',
+  'NetworkReadoutFn',
+  'NetworkStateFn',
+  'PenaltyFn',
+  'PredictFn',
+  'ReadoutFn',
   'RelaxationNetwork',
+  'SampleFn',
+  'SettleFn',
   'Sizes',
+  'StepFn',
   'StepLoss',
   'Trials',
+  '__version__',
   'asymmetric',
   'cell_from_core',
   'cell_from_rate',

@@ -211,8 +211,8 @@ def exact_soft_utility(
   num_replicates, num_cells = _check(states)
   if num_cells > MAX_CELLS:
     raise ValueError(
-      f'the exact utility enumerates 2^N patterns: N is {num_cells}, and at '
-      f'most {MAX_CELLS} cells are. Use the soft utility.'
+      f'N={num_cells}: must be at most {MAX_CELLS} cells, since the exact '
+      'utility enumerates 2^N patterns. Use the soft utility.'
     )
   if straight_through:
     fates = surrogate.straight_through_threshold(states)

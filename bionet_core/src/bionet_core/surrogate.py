@@ -83,7 +83,7 @@ def spike(
   """
   if surrogate not in SURROGATES:
     raise ValueError(
-      f'surrogate is {surrogate!r}; it may be {", ".join(SURROGATES)}.'
+      f'surrogate={surrogate!r}: must be one of {", ".join(SURROGATES)}.'
     )
   psi = SURROGATES[surrogate]
   still = jax.lax.stop_gradient(excess)

@@ -232,7 +232,9 @@ def _check_init(init, key, other_key, inputs):
 def _check_inputs(inputs):
   chex.assert_type(inputs, float)
   if inputs.ndim < 1 or inputs.shape[0] < 2:
-    raise ValueError(f'inputs {inputs.shape}: needed are [B, *I] with B >= 2.')
+    raise ValueError(
+      f'inputs of shape {inputs.shape}: must be [B, *I] with B >= 2.'
+    )
   return inputs.shape[0]
 
 

@@ -19,14 +19,34 @@ from bionet_core import interfaces, noise
 _INITIAL_STEP = np.uint32(2**32 - 1)
 
 
+def check_key(key: jax.Array) -> None:
+  """Raises TypeError unless the key, or each of the keys, is typed.
+
+  Keys of `jax.random.PRNGKey` are arrays of two words, which have another shape
+  than one key, so that a batch of them is none of `[B]`.
+
+  Args:
+    key: any array of keys.
+  """
+  dtype = getattr(key, 'dtype', None)
+  if dtype is None or not jnp.issubdtype(dtype, jax.dtypes.prng_key):
+    given = type(key).__name__ if dtype is None else f'{dtype} array'
+    raise TypeError(
+      f'a {given} is no typed PRNG key: use jax.random.key(seed), or '
+      'jax.random.wrap_key_data(key) for a legacy key.'
+    )
+
+
 def trial_keys(key: jax.Array, index: jax.Array) -> jax.Array:
   """Keys `[B]` of trials: `fold_in(key, index[b])`, `index` int `[B]`."""
+  check_key(key)
   chex.assert_rank(index, 1)
   return jax.vmap(lambda i: jax.random.fold_in(key, i))(index)
 
 
 def step_keys(keys: jax.Array, steps: jax.Array) -> jax.Array:
   """Keys `[B]` of one step of trials: `fold_in(keys[b], steps[b])`."""
+  check_key(keys)
   chex.assert_equal_shape([keys, steps])
   return noise.fold_in(keys, steps)
 
@@ -110,8 +130,7 @@ def score_step(
   elif state is None:
     raise ValueError(
       'the cell has a penalty on its state, and this rule scores emissions '
-      'alone; choose one that sees states (bptt, rtrl, d_rtrl, e_prop, rflo, '
-      'uoro, evolution), or set the penalty to 0.'
+      'alone: choose a rule that scores states too, or set the penalty to 0.'
     )
 
   def asked(emission, targets, mask, state):
@@ -203,6 +222,7 @@ def model_from_cell(cell: interfaces.Cell) -> interfaces.Model:
   """The Model of a cell: whole trials from their initial state."""
 
   def init(key, trials):
+    check_key(key)
     return cell.init(key, trials.inputs[0])
 
   def predict(params, constants, key, trials):
@@ -238,9 +258,10 @@ def model_from_network(
     A Model over static trials (T = 1).
   """
   if sweeps < 1:
-    raise ValueError(f'sweeps at evaluation: {sweeps}; at least 1 is needed.')
+    raise ValueError(f'sweeps={sweeps}: must be at least 1.')
 
   def init(key, trials):
+    check_key(key)
     _check_static(trials)
     return network.init(key, trials.inputs[0])
 

@@ -3,13 +3,24 @@
 
 import types
 
+from bionet_core import version
 from bionet_learners.base import (
+  BeginFn,
+  CollectiveFn,
+  DeviceIndexFn,
   Devices,
   Estimate,
+  EstimateFn,
   GradientRule,
   Learner,
+  LearnerInitFn,
+  LearnerPredictFn,
   LearnerState,
+  LearningSignalFn,
+  RuleInitFn,
   RuleState,
+  TakeOverFn,
+  UpdateFn,
   descend,
 )
 from bionet_learners.description import describe
@@ -29,6 +40,10 @@ from bionet_learners.traces.e_prop import e_prop
 from bionet_learners.traces.pp_prop import pp_prop
 from bionet_learners.traces.rflo import rflo
 from bionet_learners.traces.three_factor import three_factor
+from bionet_learners.training.notebook import train
+
+__version__ = version.installed_version('bionet-learners')
+"""The version of the distribution that installed this package."""
 
 LEARNERS = types.MappingProxyType(
   {
@@ -53,12 +68,23 @@ LEARNERS = types.MappingProxyType(
 
 __all__ = [
   'LEARNERS',
+  'BeginFn',
+  'CollectiveFn',
+  'DeviceIndexFn',
   'Devices',
   'Estimate',
+  'EstimateFn',
   'GradientRule',
   'Learner',
+  'LearnerInitFn',
+  'LearnerPredictFn',
   'LearnerState',
+  'LearningSignalFn',
+  'RuleInitFn',
   'RuleState',
+  'TakeOverFn',
+  'UpdateFn',
+  '__version__',
   'bptt',
   'd_rtrl',
   'descend',
@@ -75,6 +101,7 @@ __all__ = [
   'score_function',
   'snap',
   'three_factor',
+  'train',
   'truncated_bptt',
   'uoro',
 ]

@@ -2,8 +2,7 @@
 """What a learning rule is, and how its estimates become learning."""
 
 import dataclasses
-from collections.abc import Callable
-from typing import Any, Literal, NamedTuple
+from typing import Literal, NamedTuple, Protocol
 
 import chex
 import jax
@@ -39,28 +38,124 @@ class RuleState(NamedTuple):
   per_trial: interfaces.ArrayTree
 
 
+class RuleInitFn(Protocol):
+  """Makes what a rule remembers, once per run."""
+
+  def __call__(
+    self,
+    key: jax.Array,
+    params: interfaces.ArrayTree,
+    constants: interfaces.ArrayTree,
+    trials: interfaces.Trials,
+    /,
+  ) -> RuleState:
+    """Returns the rule's state; draws what is shared (feedback weights).
+
+    Args:
+      key: one typed key.
+      params: the model's parameters.
+      constants: the model's constants.
+      trials: a batch; only shapes and dtypes count.
+    """
+    ...
+
+
+class BeginFn(Protocol):
+  """Restarts a rule for new trials."""
+
+  def __call__(
+    self,
+    params: interfaces.ArrayTree,
+    constants: interfaces.ArrayTree,
+    rule_state: RuleState,
+    key: jax.Array,
+    trials: interfaces.Trials,
+    /,
+  ) -> RuleState:
+    """Returns fresh states and traces beside what is shared.
+
+    Args:
+      params: the model's parameters.
+      constants: the model's constants.
+      rule_state: the state after the trials before.
+      key: the run's noise key; a trial's keys follow from it and the index.
+      trials: the new trials.
+    """
+    ...
+
+
+class EstimateFn(Protocol):
+  """Estimates the gradient on a window of trials."""
+
+  def __call__(
+    self,
+    params: interfaces.ArrayTree,
+    constants: interfaces.ArrayTree,
+    rule_state: RuleState,
+    key: jax.Array,
+    trials: interfaces.Trials,
+    /,
+  ) -> tuple[Estimate, RuleState]:
+    """Returns the estimate, and the state at the window's end.
+
+    Args:
+      params: the model's parameters.
+      constants: the model's constants.
+      rule_state: the state at the window's start.
+      key: the run's noise key, as given to `begin`.
+      trials: whole trials, or a window of their steps.
+    """
+    ...
+
+
+class LearningSignalFn(Protocol):
+  """The learning signal that a rule sends to units at one step."""
+
+  def __call__(
+    self,
+    params: interfaces.ArrayTree,
+    constants: interfaces.ArrayTree,
+    rule_state: RuleState,
+    emission: jax.Array,
+    targets: jax.Array,
+    mask: jax.Array,
+    /,
+  ) -> jax.Array:
+    """Returns the signal `[B, N]`, of the mean over trials.
+
+    Args:
+      params: the model's parameters.
+      constants: the model's constants.
+      rule_state: the rule's state.
+      emission: `[B, N]`.
+      targets: `[B, ...]`.
+      mask: float `[B]`.
+    """
+    ...
+
+
 class GradientRule(NamedTuple):
   """A rule that points a direction for each parameter.
 
   Attributes:
     model: makes the parameters and answers.
     init: `(key, params, constants, trials) -> RuleState`; draws what is shared
-      (feedback weights) once a run.
+      (feedback weights) once per run.
     begin: `(params, constants, rule_state, key, trials) -> RuleState`; restarts
       states and traces for new trials, keeps what is shared.
     estimate: `(params, constants, rule_state, key, trials)
       -> (Estimate, RuleState)`; continues where the state left off, so that
       trials may come in windows of steps.
-    learning_signal: what units are told at a step, for rules that tell them
-      something of their own, else None: `(params, constants, rule_state,
-      emission [B, N], targets, mask [B]) -> [B, N]`, of the mean over trials.
+    learning_signal: the learning signal of a step, for rules that send units a
+      signal of their own, else None: `(params, constants, rule_state,
+      emission [B, N], targets, mask [B]) -> [B, N]`.
   """
 
   model: interfaces.Model
-  init: Callable[..., RuleState]
-  begin: Callable[..., RuleState]
-  estimate: Callable[..., tuple[Estimate, RuleState]]
-  learning_signal: Callable[..., jax.Array] | None = None
+  init: RuleInitFn
+  begin: BeginFn
+  estimate: EstimateFn
+  learning_signal: LearningSignalFn | None = None
 
 
 class LearnerState(NamedTuple):
@@ -81,7 +176,63 @@ class LearnerState(NamedTuple):
   step: jax.Array
 
 
-def _all_of_it(shared: interfaces.ArrayTree) -> interfaces.ArrayTree:
+class LearnerInitFn(Protocol):
+  """Makes a learner's state before the first update."""
+
+  def __call__(
+    self, key: jax.Array, trials: interfaces.Trials, /
+  ) -> LearnerState:
+    """Returns the state.
+
+    Args:
+      key: one typed key.
+      trials: a batch; only shapes and dtypes count.
+    """
+    ...
+
+
+class UpdateFn(Protocol):
+  """Learns from one batch."""
+
+  def __call__(
+    self, state: LearnerState, key: jax.Array, trials: interfaces.Trials, /
+  ) -> tuple[LearnerState, dict[str, jax.Array]]:
+    """Returns `(state, metrics {name: []})`.
+
+    Args:
+      state: the state after the update before.
+      key: the run's noise key, the same at every update: what is drawn differs
+        by the trials' index.
+      trials: the batch.
+    """
+    ...
+
+
+class LearnerPredictFn(Protocol):
+  """Answers trials with what was learned."""
+
+  def __call__(
+    self, state: LearnerState, key: jax.Array, trials: interfaces.Trials, /
+  ) -> jax.Array:
+    """Returns the outputs `[T, B, O]`; reads no targets and no mask.
+
+    Args:
+      state: the learner's state.
+      key: one typed key, from which the trials' keys follow.
+      trials: whole trials.
+    """
+    ...
+
+
+class TakeOverFn(Protocol):
+  """What a learner takes over of the stage before."""
+
+  def __call__(self, shared: interfaces.ArrayTree, /) -> interfaces.ArrayTree:
+    """Returns this learner's shared state from the earlier learner's."""
+    ...
+
+
+def _take_over_all(shared: interfaces.ArrayTree, /) -> interfaces.ArrayTree:
   return shared
 
 
@@ -99,11 +250,27 @@ class Learner(NamedTuple):
       a learner says otherwise.
   """
 
-  init: Callable[..., LearnerState]
-  update: Callable[..., tuple[LearnerState, dict[str, jax.Array]]]
-  predict: Callable[..., jax.Array]
+  init: LearnerInitFn
+  update: UpdateFn
+  predict: LearnerPredictFn
   partition: Literal['trials', 'population'] = 'trials'
-  take_over: Callable[[Any], interfaces.ArrayTree] = _all_of_it
+  take_over: TakeOverFn = _take_over_all
+
+
+class DeviceIndexFn(Protocol):
+  """Numbers the devices."""
+
+  def __call__(self) -> chex.Numeric:
+    """Returns the number int `[]` of the device that calls."""
+    ...
+
+
+class CollectiveFn(Protocol):
+  """Combines the trees of all devices."""
+
+  def __call__(self, tree: interfaces.ArrayTree, /) -> interfaces.ArrayTree:
+    """Returns the same combined tree on every device."""
+    ...
 
 
 class Devices(NamedTuple):
@@ -118,9 +285,9 @@ class Devices(NamedTuple):
   """
 
   count: int
-  index: Callable[[], chex.Numeric]
-  mean: Callable[[interfaces.ArrayTree], interfaces.ArrayTree]
-  gather: Callable[[interfaces.ArrayTree], interfaces.ArrayTree]
+  index: DeviceIndexFn
+  mean: CollectiveFn
+  gather: CollectiveFn
 
 
 ONE = Devices(
@@ -171,11 +338,12 @@ def descend(
   """
   if every is not None and every < 1:
     raise ValueError(
-      f'every: {every}; weights change every 1 step or more, or None: at the '
-      'end of the trials.'
+      f'every={every}: must be at least 1 step, or None: the weights change at '
+      'the end of the trials.'
     )
 
   def init(key, trials):
+    unroll.check_key(key)
     model_key, rule_key = jax.random.split(key)
     params, constants = rule.model.init(model_key, trials)
     return LearnerState(
@@ -187,6 +355,7 @@ def descend(
     )
 
   def update(state, key, trials):
+    unroll.check_key(key)
     begun = rule.begin(
       state.params, state.constants, state.rule_state, key, trials
     )

@@ -93,12 +93,9 @@ def restarts(
     ('chunk', chunk),
   ):
     if value < 1:
-      raise ValueError(f'restarts.{name} is {value}; 1 is the least.')
+      raise ValueError(f'{name}={value}: must be at least 1.')
   if not 1 <= active <= count:
-    raise ValueError(
-      f'restarts.active is {active} of restarts.count {count}; from 1 to all '
-      'of them may learn.'
-    )
+    raise ValueError(f'active={active}: must be from 1 to count={count}.')
 
   def copy(params, constants, rule_state, opt_state, step):
     return base.LearnerState(params, constants, rule_state, opt_state, step)
@@ -249,8 +246,7 @@ def restarts(
   def take_over(before):
     if not isinstance(before, Copies):
       raise ValueError(
-        f'restarts.count is {count}, and the stage before has no copies to go '
-        'on with.'
+        f'count={count}: must be 1 here, for the stage before has no copies.'
       )
     own = jax.vmap(learner.take_over, axis_size=count)(before.shared)
     return before._replace(shared=own)

@@ -3,7 +3,15 @@
 
 import types
 
-from bionet_tasks.base import Evaluation, Task, TaskSpec
+from bionet_core import version
+from bionet_tasks.base import (
+  DescribeFn,
+  Evaluation,
+  EvaluationSampleFn,
+  MetricsFn,
+  Task,
+  TaskSpec,
+)
 from bionet_tasks.population.cell_fate import cell_fate
 from bionet_tasks.static.digits import digits
 from bionet_tasks.static.prototypes import prototypes
@@ -19,6 +27,9 @@ from bionet_tasks.temporal.evidence import evidence_accumulation
 from bionet_tasks.temporal.flip_flop import flip_flop
 from bionet_tasks.temporal.lorenz import lorenz
 from bionet_tasks.temporal.sequential_digits import sequential_digits
+
+__version__ = version.installed_version('bionet-tasks')
+"""The version of the distribution that installed this package."""
 
 TASKS = types.MappingProxyType(
   {
@@ -41,7 +52,10 @@ TASKS = types.MappingProxyType(
 
 __all__ = [
   'TASKS',
+  'DescribeFn',
   'Evaluation',
+  'EvaluationSampleFn',
+  'MetricsFn',
   'Task',
   'TaskSpec',
   'adding',

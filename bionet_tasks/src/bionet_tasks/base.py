@@ -3,7 +3,7 @@
 
 import dataclasses
 from collections.abc import Callable, Mapping
-from typing import NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import chex
 import jax
@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from bionet_core import interfaces
+from bionet_core import interfaces, unroll
 
 
 @dataclasses.dataclass(frozen=True)
@@ -26,7 +26,6 @@ class TaskSpec:
     metric: the main metric.
     chance: `{metric: value}` of a learner that knows nothing of the inputs.
     ceiling: `{metric: value}` of the best there can be.
-    loss: name of the loss that gradient learners take.
     loss_kind: 'per_trial' (a batch's is the mean of its trials') or
       'population' (a statistic over the trials).
     num_data: size of a finite training set; None where trials are drawn anew.
@@ -39,12 +38,19 @@ class TaskSpec:
   metric: str
   chance: Mapping[str, float]
   ceiling: Mapping[str, float]
-  loss: str
   loss_kind: str = 'per_trial'
   num_data: int | None = None
 
 
 _TASK = 0x7461736B  # what keys of a task are folded with: 'task'
+
+
+class EvaluationSampleFn(Protocol):
+  """Makes the trials of an evaluation by their numbers."""
+
+  def __call__(self, key: jax.Array, index: jax.Array, /) -> interfaces.Trials:
+    """Returns the trials `index`, int `[B]` from 0 to num_trials - 1."""
+    ...
 
 
 class Evaluation(NamedTuple):
@@ -56,7 +62,30 @@ class Evaluation(NamedTuple):
   """
 
   num_trials: int
-  sample: Callable[[jax.Array, jax.Array], interfaces.Trials]
+  sample: EvaluationSampleFn
+
+
+class MetricsFn(Protocol):
+  """Scores the outputs of whole trials."""
+
+  def __call__(
+    self, outputs: jax.Array, trials: interfaces.Trials, /
+  ) -> dict[str, jax.Array]:
+    """Returns `{name: []}` of outputs `[T, B, O]`."""
+    ...
+
+
+class DescribeFn(Protocol):
+  """Facts about the outputs of whole trials, for a reader."""
+
+  def __call__(
+    self, outputs: jax.Array, trials: interfaces.Trials, /
+  ) -> dict[str, Any]:
+    """Returns `{name: fact}`: a fact is a number, or `{label: share}`.
+
+    Called on the host with concrete arrays, and never compiled.
+    """
+    ...
 
 
 class Task(NamedTuple):
@@ -72,7 +101,7 @@ class Task(NamedTuple):
       `index // batch_size`; a stream continues in row `index % batch_size`, and
       may return that as the trials' index. None means one batch: n.
     evaluations: `{name: Evaluation}`; always 'held_out'.
-    losses: `{name: StepLoss}`; `spec.loss` is one of them.
+    loss: the loss of a step that rules descend.
     metrics: `(outputs [T, B, O], trials) -> {name: []}`.
     describe: `(outputs, trials) -> {name: fact}` for a reader, on the host and
       not compiled: a fact is a number, or `{label: share}`. None: nothing to
@@ -80,11 +109,11 @@ class Task(NamedTuple):
   """
 
   spec: TaskSpec
-  sample: Callable[..., interfaces.Trials]
+  sample: interfaces.SampleFn
   evaluations: Mapping[str, Evaluation]
-  losses: Mapping[str, interfaces.StepLoss]
-  metrics: Callable[[jax.Array, interfaces.Trials], dict[str, jax.Array]]
-  describe: Callable[[jax.Array, interfaces.Trials], dict] | None = None
+  loss: interfaces.StepLoss
+  metrics: MetricsFn
+  describe: DescribeFn | None = None
 
 
 def cross_entropy(
@@ -133,7 +162,7 @@ def squared_error(
 
 def sum_over_steps(
   loss: interfaces.StepLoss,
-) -> Callable[[jax.Array, interfaces.Trials], dict[str, jax.Array]]:
+) -> MetricsFn:
   """A task's `metrics` from the loss of a step: 'loss' and the loss's own.
 
   Outputs nobody asks for (mask 0) are not read: 0 * inf would be NaN.
@@ -157,7 +186,7 @@ def instance_key(seed: int) -> jax.Array:
     ValueError: for a seed out of range.
   """
   if not 0 <= seed < 2**32:
-    raise ValueError(f'task.seed is {seed}; it must be from 0 to 2**32 - 1.')
+    raise ValueError(f'seed={seed}: must be from 0 to 2**32 - 1.')
   return jax.random.fold_in(jax.random.key(seed), _TASK)
 
 
@@ -177,6 +206,7 @@ def epoch_order(key: jax.Array, index: jax.Array, num_data: int) -> jax.Array:
   Returns:
     int `[B]`, from 0 to num_data - 1.
   """
+  unroll.check_key(key)
   chex.assert_rank(index, 1)
   epoch = index // num_data
   num_epochs = (index.shape[0] - 1) // num_data + 2
@@ -191,7 +221,7 @@ _HELD_OUT = np.uint32(2**32 - 1)  # no trial of a run has this number
 
 def drawn_anew(
   trial: Callable[[jax.Array], tuple[jax.Array, jax.Array, jax.Array]],
-) -> Callable[..., interfaces.Trials]:
+) -> interfaces.SampleFn:
   """A `sample` of trials without end, each a function of its number.
 
   Args:
@@ -209,6 +239,7 @@ def drawn_anew(
 
   def sample(key, index, batch_size=None):
     del batch_size
+    unroll.check_key(key)
     inputs, targets, mask = draw(key, index)
     return interfaces.Trials(
       inputs=inputs, targets=targets, mask=mask, index=index
@@ -217,9 +248,7 @@ def drawn_anew(
   return sample
 
 
-def held_out(
-  sample: Callable[..., interfaces.Trials], num_trials: int
-) -> Evaluation:
+def held_out(sample: interfaces.SampleFn, num_trials: int) -> Evaluation:
   """Other trials than training's of the same `sample`, whatever the key."""
   return Evaluation(
     num_trials,
@@ -233,14 +262,12 @@ def drawn_length(
   """A length `[]` uniform from `shortest` to `longest`; None: the longest.
 
   Raises:
-    ValueError: if the shortest, task.min_NAME, is out of range.
+    ValueError: if the shortest, min_NAME, is out of range.
   """
   if shortest is None:
     return jnp.asarray(longest)
   if not 0 <= shortest <= longest:
-    raise ValueError(
-      f'task.min_{name} is {shortest}; it must be from 0 to {longest}.'
-    )
+    raise ValueError(f'min_{name}={shortest}: must be from 0 to {longest}.')
   return jax.random.randint(key, (), shortest, longest + 1)
 
 
@@ -287,4 +314,4 @@ def check_positive(**sizes: int) -> None:
   """Raises ValueError for the first size that is less than 1, by name."""
   for name, size in sizes.items():
     if size < 1:
-      raise ValueError(f'task.{name} is {size}; it must be at least 1.')
+      raise ValueError(f'{name}={size}: must be at least 1.')

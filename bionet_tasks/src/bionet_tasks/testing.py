@@ -32,10 +32,10 @@ def check_task(
   The spec tells the truth about the trials; the same key and index give the
   same trials, two keys others; jit = plain; a range of trials sampled at once =
   its batches sampled one by one; every trial is judged somewhere: the mask is
-  no less than 0 and sums to 1 over a trial; losses and metrics are those the
-  spec names, finite even where all outputs are equal; finite data come exactly
-  once an epoch, and no evaluation trial is among them; under one key,
-  evaluations are not the training trials.
+  no less than 0 and sums to 1 over a trial; the metrics are those the spec
+  names, and they and the loss are finite even where all outputs are equal;
+  finite data come exactly once an epoch, and no evaluation trial is among them;
+  under one key, evaluations are not the training trials.
 
   Sequences (T > 1) must not tell the answer where they ask for it: over
   512 trials no input of an asked step may correlate with that step's target
@@ -148,17 +148,12 @@ def _check_scores(task, trials):
   _require(
     spec.loss_kind in kinds, f'loss_kind {spec.loss_kind!r}: not {kinds}'
   )
-  _require(
-    spec.loss in task.losses,
-    f'spec.loss is {spec.loss!r}; there are {sorted(task.losses)}',
-  )
   outputs = jnp.zeros((*trials.mask.shape, spec.num_outputs))
-  for name, loss in task.losses.items():
-    value, _ = loss(outputs[-1], trials.targets[-1], trials.mask[-1])
-    _require(
-      np.shape(value) == () and np.isfinite(value),
-      f'loss {name!r} of equal outputs must be a finite scalar; got {value}',
-    )
+  value, _ = task.loss(outputs[-1], trials.targets[-1], trials.mask[-1])
+  _require(
+    np.shape(value) == () and np.isfinite(value),
+    f'the loss of equal outputs must be a finite scalar; got {value}',
+  )
   scores = task.metrics(outputs, trials)
   for name in (spec.metric, *spec.chance, *spec.ceiling):
     _require(

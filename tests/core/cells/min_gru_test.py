@@ -74,9 +74,9 @@ def test_settings_reach_the_parameters():
 
 def test_sizes_are_checked():
   """Truth: at least one unit and one layer."""
-  with pytest.raises(ValueError, match=r'network\.hidden is 0'):
+  with pytest.raises(ValueError, match=r'^hidden=0'):
     make(hidden=0)
-  with pytest.raises(ValueError, match=r'network\.num_layers is 0'):
+  with pytest.raises(ValueError, match=r'^num_layers=0'):
     make(num_layers=0)
-  with pytest.raises(ValueError, match=r'network\.readout is \(3, 0\)'):
+  with pytest.raises(ValueError, match=r'^readout=\(3, 0\)'):
     make(readout=(3, 0))

@@ -85,5 +85,5 @@ def test_layers_draw_parameters_and_noise_of_their_own():
 def test_one_cell_is_itself_and_none_is_refused():
   """Truth: the docstring."""
   assert stack.stack([TOP]) is TOP
-  with pytest.raises(ValueError, match='one or more'):
+  with pytest.raises(ValueError, match=r'^cells=.*at least one'):
     stack.stack([])

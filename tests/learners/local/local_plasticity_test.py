@@ -135,8 +135,8 @@ def test_stopping_at_the_fixed_point_changes_no_bit():
 @pytest.mark.parametrize(
   'settings, message',
   [
-    ({'warm_up': -1}, 'learner.warm_up'),
-    ({'free': -2}, 'learner.free'),
+    ({'warm_up': -1}, r'^warm_up='),
+    ({'free': -2}, r'^free='),
     ({'warm_up': 0, 'clamped': 0, 'free': 0}, 'nothing settles'),
     ({'evaluation_sweeps': 0}, 'evaluation'),
   ],

@@ -225,10 +225,14 @@ def test_a_population_over_devices_is_one_population():
     (
       {'settings': {'std_int': 1.0}},
       KeyError,
-      r"settings\.std_int .* Did you mean 'std_init'\?",
+      r"settings\.std_int=.* Did you mean 'std_init'\?",
     ),
-    ({'settings': {'std_init': 'big'}}, ValueError, r'std_init is .big.'),
-    ({'devices': devices(3)}, ValueError, r'8, which 3 devices'),
+    (
+      {'settings': {'std_init': 'big'}},
+      ValueError,
+      r'^settings.std_init=.big.: ',
+    ),
+    ({'devices': devices(3)}, ValueError, r'^population_size=8: .* 3 devices'),
   ],
   ids=lambda value: value if isinstance(value, str) else '',
 )
@@ -240,7 +244,7 @@ def test_what_cannot_be_is_refused(settings, error, message):
 
 def test_what_evosax_refuses_is_refused():
   """Truth: evosax's own reason; pairs need an even number."""
-  with pytest.raises(ValueError, match=r'Open_ES: .*even'):
+  with pytest.raises(ValueError, match=r'^strategy=.Open_ES.: .*even'):
     run(make(strategy='Open_ES', population_size=7), 0)
 
 

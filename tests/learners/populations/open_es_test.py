@@ -444,11 +444,11 @@ def test_a_population_over_devices_is_one_population(count, common_noise):
 @pytest.mark.parametrize(
   'settings, message',
   [
-    ({'population_size': 7}, r'learner\.population_size is 7'),
-    ({'population_size': 0}, r'learner\.population_size is 0'),
-    ({'std': 0.0}, r'learner\.std is 0\.0'),
-    ({'std': math.nan}, r'learner\.std is nan'),
-    ({'devices': devices(3)}, r'population_size is 8, which 3 devices'),
+    ({'population_size': 7}, r'^population_size=7'),
+    ({'population_size': 0}, r'^population_size=0'),
+    ({'std': 0.0}, r'^std=0\.0'),
+    ({'std': math.nan}, r'^std=nan'),
+    ({'devices': devices(3)}, r'^population_size=8: .* 3 devices'),
   ],
   ids=lambda value: value if isinstance(value, str) else '-'.join(value),
 )

@@ -311,5 +311,5 @@ def test_what_cannot_be_is_refused():
       linear_sde(), squared_error, devices=base.ONE._replace(count=2)
     )
   rule = score_function.score_function(linear_sde(), squared_error)
-  with pytest.raises(ValueError, match='batch_size is 1, and 2 is the least'):
+  with pytest.raises(ValueError, match=r'^batch_size=1: must be at least 2'):
     rule.init(KEY, PARAMS, {}, trials(batch=1))

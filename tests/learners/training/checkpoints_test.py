@@ -389,7 +389,7 @@ def test_the_last_few_and_the_best_stay(tmp_path, keep_last, keep, left):
 def test_at_least_one_stays(tmp_path, keep_last):
   """Truth: the message names the setting, and all are still there."""
   (tmp_path / 'checkpoint_1').mkdir()
-  with pytest.raises(ValueError, match=f'keep_last is {keep_last}'):
+  with pytest.raises(ValueError, match=f'^keep_last={keep_last}: '):
     checkpoints.prune(tmp_path, keep_last)
   assert checkpoints.all_steps(tmp_path) == [1]
 

@@ -813,7 +813,7 @@ def test_fewer_epochs_than_are_done_are_refused(tmp_path):
   """Truth: the folder and both numbers are named; nothing is lost."""
   count(ONES, 3, 2, checkpoint_dir=tmp_path)
   before = rows(tmp_path)
-  with pytest.raises(ValueError, match=r'is 6 batches on, and .* is 4'):
+  with pytest.raises(ValueError, match=r'a run of 6 batches, .* = 4'):
     count(ONES, 2, 2, checkpoint_dir=tmp_path)
   assert rows(tmp_path) == before
   assert checkpoints.all_steps(tmp_path) == [4, 6]
@@ -822,9 +822,9 @@ def test_fewer_epochs_than_are_done_are_refused(tmp_path):
 @pytest.mark.parametrize(
   'change, message',
   [
-    ({'rng_key': jax.random.key(5)}, r'with rng_key = \[0, 4\], not \[0, 5\]'),
-    ({'rng_key': jax.random.key(4, impl='rbg')}, 'with rng_key = '),
-    ({'num_batches': 3}, 'with num_batches = 2, not 3'),
+    ({'rng_key': jax.random.key(5)}, r'with rng_key=\[0, 4\], not \[0, 5\]'),
+    ({'rng_key': jax.random.key(4, impl='rbg')}, 'with rng_key='),
+    ({'num_batches': 3}, 'with num_batches=2, not 3'),
   ],
 )
 def test_a_folder_of_another_run_is_refused(tmp_path, change, message):
@@ -982,10 +982,10 @@ SCORE = stopping.EarlyStopping('mean')
 @pytest.mark.parametrize(
   'settings, message',
   [
-    ({'num_epochs': 0}, 'num_epochs is 0'),
-    ({'num_batches': -1}, 'num_batches is -1'),
-    ({'checkpoint_every': 0}, 'checkpoint_every is 0'),
-    ({'keep_last': 0}, 'keep_last is 0'),
+    ({'num_epochs': 0}, r'^num_epochs=0'),
+    ({'num_batches': -1}, r'^num_batches=-1'),
+    ({'checkpoint_every': 0}, r'^checkpoint_every=0'),
+    ({'keep_last': 0}, r'^keep_last=0'),
     ({'val_step_fn': counting}, 'belong together'),
     ({'val_data_iterator_fn': ONES}, 'belong together'),
     ({'early_stopping': SCORE}, 'choose by a validation metric'),
@@ -1004,7 +1004,7 @@ SCORE = stopping.EarlyStopping('mean')
         'val_step_fn': counting,
         'val_data_iterator_fn': ONES,
       },
-      "mode is 'best'",
+      r"^mode='best'",
     ),
   ],
 )

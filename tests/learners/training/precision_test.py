@@ -334,12 +334,12 @@ def test_a_learner_learns_in_bfloat16():
 @pytest.mark.parametrize(
   'policy, message',
   [
-    ('nonsense', "precision is 'nonsense'; it must be a policy such as"),
-    ('', "precision is ''"),
-    ('compute=float17', "precision is 'compute=float17'"),
-    ('weights=float32', "precision is 'weights=float32'"),
+    ('nonsense', "^policy='nonsense': must be a policy such as"),
+    ('', "^policy=''"),
+    ('compute=float17', "^policy='compute=float17'"),
+    ('weights=float32', "^policy='weights=float32'"),
     ('float16', 'needs loss scaling'),
-    ('compute=float16', 'use bfloat16'),
+    ('compute=float16', 'Use bfloat16'),
     (jmp.Policy(jnp.float32, jnp.float16, jnp.float32), 'needs loss scaling'),
     (
       jmp.Policy(*map(jnp.dtype, ('float32', 'float16', 'float32'))),

@@ -77,11 +77,11 @@ def test_the_default_is_the_higher_the_better_without_patience(mode, best):
 @pytest.mark.parametrize(
   'settings, message',
   [
-    ({'mode': 'best'}, "mode is 'best'; it may be min or max"),
-    ({'mode': None}, 'mode is None'),
-    ({'patience': -1}, 'patience is -1'),
-    ({'min_delta': -0.5}, 'min_delta -0.5'),
-    ({'min_delta': float('nan')}, 'min_delta nan'),
+    ({'mode': 'best'}, r"^mode='best': must be min or max"),
+    ({'mode': None}, r'^mode=None'),
+    ({'patience': -1}, r'^patience=-1'),
+    ({'min_delta': -0.5}, r'^min_delta=-0.5'),
+    ({'min_delta': float('nan')}, r'^min_delta=nan'),
   ],
 )
 def test_settings_that_cannot_be_are_refused(settings, message):

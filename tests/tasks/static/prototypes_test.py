@@ -105,13 +105,13 @@ def test_the_ceiling_is_the_nearest_true_prototype():
 @pytest.mark.parametrize(
   'settings, message',
   [
-    ({'p_noise': 0.5}, r'p_noise is 0\.5'),
-    ({'p_noise': 0.6}, r'p_noise is 0\.6'),
-    ({'p_noise': -0.1}, r'p_noise is -0\.1'),
-    ({'num_data': 9}, r'num_data is 9.*num_prototypes = 10'),
-    ({'num_prototypes': 0}, 'num_prototypes is 0'),
-    ({'dim': 0}, 'dim is 0'),
-    ({'num_held_out': 0}, 'num_held_out is 0'),
+    ({'p_noise': 0.5}, r'^p_noise=0\.5'),
+    ({'p_noise': 0.6}, r'^p_noise=0\.6'),
+    ({'p_noise': -0.1}, r'^p_noise=-0\.1'),
+    ({'num_data': 9}, r'^num_data=9.*num_prototypes=10'),
+    ({'num_prototypes': 0}, r'^num_prototypes=0'),
+    ({'dim': 0}, r'^dim=0'),
+    ({'num_held_out': 0}, r'^num_held_out=0'),
   ],
 )
 def test_settings_out_of_range_are_refused(settings, message):

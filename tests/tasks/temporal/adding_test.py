@@ -47,10 +47,10 @@ def test_chance_is_the_variance_of_a_sum():
 @pytest.mark.parametrize(
   'settings, message',
   [
-    ({'length': 1}, r'task\.length is 1'),
-    ({'min_length': 1}, r'task\.min_length is 1'),
-    ({'length': 5, 'min_length': 6}, r'task\.min_length is 6'),
-    ({'num_held_out': 0}, r'task\.num_held_out is 0'),
+    ({'length': 1}, r'^length=1'),
+    ({'min_length': 1}, r'^min_length=1'),
+    ({'length': 5, 'min_length': 6}, r'^min_length=6'),
+    ({'num_held_out': 0}, r'^num_held_out=0'),
   ],
 )
 def test_settings_out_of_range_are_refused(settings, message):

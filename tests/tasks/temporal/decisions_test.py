@@ -124,14 +124,14 @@ def test_delays_do_not_vary_unless_asked_to():
 @pytest.mark.parametrize(
   'make, message',
   [
-    (lambda: decisions.delayed_xor(delay=-1), r'task\.delay is -1'),
-    (lambda: decisions.delayed_xor(min_delay=11), r'task\.min_delay is 11'),
-    (lambda: decisions.delayed_match(num_stimuli=1), r'task\.num_stimuli is 1'),
-    (lambda: decisions.store_recall(delay=3), r'task\.min_delay is 5'),
-    (lambda: decisions.temporal_parity(num_bits=0), r'task\.num_bits is 0'),
-    (lambda: decisions.temporal_parity(min_bits=0), r'task\.min_bits is 0'),
-    (lambda: decisions.temporal_parity(min_bits=7), r'task\.min_bits is 7'),
-    (lambda: decisions.delayed_xor(num_held_out=0), r'num_held_out is 0'),
+    (lambda: decisions.delayed_xor(delay=-1), r'^delay=-1'),
+    (lambda: decisions.delayed_xor(min_delay=11), r'^min_delay=11'),
+    (lambda: decisions.delayed_match(num_stimuli=1), r'^num_stimuli=1'),
+    (lambda: decisions.store_recall(delay=3), r'^min_delay=5'),
+    (lambda: decisions.temporal_parity(num_bits=0), r'^num_bits=0'),
+    (lambda: decisions.temporal_parity(min_bits=0), r'^min_bits=0'),
+    (lambda: decisions.temporal_parity(min_bits=7), r'^min_bits=7'),
+    (lambda: decisions.delayed_xor(num_held_out=0), r'^num_held_out=0'),
   ],
 )
 def test_settings_out_of_range_are_refused(make, message):

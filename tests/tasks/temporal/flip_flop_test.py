@@ -53,11 +53,11 @@ def test_holding_nothing_scores_1():
 @pytest.mark.parametrize(
   'settings, message',
   [
-    ({'num_bits': 0}, r'task\.num_bits is 0'),
-    ({'length': 1}, r'task\.length is 1'),
-    ({'min_length': 1}, r'task\.min_length is 1'),
-    ({'min_length': 51}, r'task\.min_length is 51'),
-    ({'pulse_rate': 0.0}, r'task\.pulse_rate is 0'),
+    ({'num_bits': 0}, r'^num_bits=0'),
+    ({'length': 1}, r'^length=1'),
+    ({'min_length': 1}, r'^min_length=1'),
+    ({'min_length': 51}, r'^min_length=51'),
+    ({'pulse_rate': 0.0}, r'^pulse_rate=0'),
   ],
 )
 def test_settings_out_of_range_are_refused(settings, message):

@@ -114,10 +114,10 @@ def test_a_stream_goes_on_where_the_last_batch_ended():
 @pytest.mark.parametrize(
   'settings, message',
   [
-    ({'length': 0}, r'task\.length is 0'),
-    ({'horizon': 0}, r'task\.horizon is 0'),
-    ({'washout': 100}, r'task\.washout is 100'),
-    ({'dt': 0.1}, r'task\.dt is 0\.1'),
+    ({'length': 0}, r'^length=0'),
+    ({'horizon': 0}, r'^horizon=0'),
+    ({'washout': 100}, r'^washout=100'),
+    ({'dt': 0.1}, r'^dt=0\.1'),
     ({'stream': True, 'min_length': 5}, 'no trial that ends'),
     ({'length': 2**16}, 'an orbit has 65536 steps'),
   ],

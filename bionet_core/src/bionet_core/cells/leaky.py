@@ -61,8 +61,8 @@ def leaky(
   stack.check_at_least_one(hidden=hidden, num_layers=num_layers)
   if not 0 < dt <= tau:
     raise ValueError(
-      f'network.dt is {dt} and network.tau {tau}; 0 < dt <= tau is needed, '
-      'or an Euler step overshoots.'
+      f'dt={dt}: must be above 0 and at most tau={tau}; a longer Euler step '
+      'overshoots.'
     )
   return stack.layered(
     lambda: LeakyCore(hidden, dt / tau),

@@ -147,7 +147,7 @@ def lru(
   radius = _checked_ring(radius)
   if not 0 < max_phase <= 2 * math.pi:
     raise ValueError(
-      f'network.max_phase is {max_phase}; above 0 and at most 2 pi is needed.'
+      f'max_phase={max_phase}: must be above 0 and at most 2 pi.'
     )
 
   def layer(mix, make_readout):
@@ -163,7 +163,6 @@ def lru(
 def _checked_ring(radius: Sequence[float]) -> tuple[float, float]:
   if len(radius) != 2 or not 0 < radius[0] < radius[1] < 1:
     raise ValueError(
-      f'network.radius is {tuple(radius)}; two numbers are needed, '
-      '0 < r_min < r_max < 1.'
+      f'radius={tuple(radius)}: must be two numbers with 0 < r_min < r_max < 1.'
     )
   return radius[0], radius[1]

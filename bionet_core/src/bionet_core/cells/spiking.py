@@ -223,7 +223,7 @@ def spiking(
     ('rate_target', rate_target),
   ):
     if not value > 0:
-      raise ValueError(f'network.{name} is {value}; it must be above 0.')
+      raise ValueError(f'{name}={value}: must be above 0.')
   for name, value in (
     ('tau_readout', tau_readout),
     ('rise', rise),
@@ -234,9 +234,9 @@ def spiking(
     ('rate_weight', rate_weight),
   ):
     if not value >= 0:
-      raise ValueError(f'network.{name} is {value}; it must be 0 or more.')
+      raise ValueError(f'{name}={value}: must be 0 or more.')
   if not 0 <= adaptive <= 1:
-    raise ValueError(f'network.adaptive is {adaptive}; a share is from 0 to 1.')
+    raise ValueError(f'adaptive={adaptive}: must be from 0 to 1.')
   _check_choice('reset', reset, ('subtract', 'zero'))
   _check_choice('surrogate', surrogate, _SURROGATES)
   num_adaptive = round(adaptive * hidden)
@@ -274,6 +274,4 @@ def spiking(
 
 def _check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
   if value not in choices:
-    raise ValueError(
-      f'network.{name} is {value!r}; it may be {", ".join(choices)}.'
-    )
+    raise ValueError(f'{name}={value!r}: must be one of {", ".join(choices)}.')

@@ -30,7 +30,7 @@ def stack(cells: Sequence[interfaces.Cell]) -> interfaces.Cell:
     ValueError: for no cell.
   """
   if not cells:
-    raise ValueError('stack: no cells; there must be one or more.')
+    raise ValueError('cells=[]: must hold at least one cell.')
   if len(cells) == 1:
     return cells[0]
   names = [f'layer_{k}' for k in range(len(cells))]
@@ -98,7 +98,7 @@ def mlp_readout(
   """
   if hidden and min(hidden) < 1:
     raise ValueError(
-      f'network.readout is {tuple(hidden)}; layers have 1 unit or more.'
+      f'readout={tuple(hidden)}: each layer must have at least 1 unit.'
     )
   sizes = [*hidden, num_outputs]
   return lambda: hk.nets.MLP(sizes, activation=jnp.tanh, name='readout')
@@ -119,4 +119,4 @@ def check_at_least_one(**sizes: int) -> None:
   """Raises ValueError for the first size below 1, by name."""
   for name, size in sizes.items():
     if size < 1:
-      raise ValueError(f'network.{name} is {size}; it must be at least 1.')
+      raise ValueError(f'{name}={size}: must be at least 1.')

@@ -65,8 +65,8 @@ def regulatory_network(
   """
   if not hidden or min(hidden) < 1:
     raise ValueError(
-      f'network.hidden is {tuple(hidden)}; one layer or more is needed, of 1 '
-      'unit or more.'
+      f'hidden={tuple(hidden)}: must hold at least one layer, each of at '
+      'least 1 unit.'
     )
   for name, value in (
     ('bound', bound),
@@ -75,7 +75,7 @@ def regulatory_network(
     ('knots', knots),
   ):
     if not value >= 0:
-      raise ValueError(f'network.{name} is {value}; 0 means none.')
+      raise ValueError(f'{name}={value}: must be 0 or more; 0 means none.')
 
   def inputs(means):
     return 2 * (means - 0.5) if centred else means
@@ -188,12 +188,13 @@ def cell_from_rate(
     ValueError: for a size or a spread out of range.
   """
   if num_cells < 1:
-    raise ValueError(f'{num_cells} cells; a tissue has 1 or more.')
+    raise ValueError(f'num_cells={num_cells}: must be at least 1.')
   if not 0 <= spread <= 0.5:
-    raise ValueError(f'network.spread is {spread}; it must be from 0 to .5.')
+    raise ValueError(f'spread={spread}: must be from 0 to 0.5.')
   if pinned and num_cells < 3:
     raise ValueError(
-      f'network.pinned: of {num_cells} cells none is between two ends.'
+      f'pinned={pinned}: must be False, or the tissue have at least 3 cells; '
+      f'of {num_cells} none is between two ends.'
     )
   free = jnp.ones(num_cells)
   if pinned:

@@ -47,7 +47,7 @@ def asymmetric(
     ValueError: for a size that is not positive.
   """
   if hidden < 1:
-    raise ValueError(f'network.hidden is {hidden}; at least 1 unit is needed.')
+    raise ValueError(f'hidden={hidden}: must be at least 1 unit.')
   feedback = (
     layers.FrozenRescaledFullyConnected
     if rescaled_labels

@@ -84,8 +84,7 @@ class LayerMap:
       near = difflib.get_close_matches(str(messages), MESSAGES, n=1)
       hint = f' Did you mean {near[0]!r}?' if near else ''
       raise ValueError(
-        f'unknown message filter {messages!r}.{hint} '
-        f'There are: {", ".join(MESSAGES)}.'
+        f'messages={messages!r}: must be one of {", ".join(MESSAGES)}.{hint}'
       )
     passes = {
       'all': lambda sender: True,

@@ -44,8 +44,7 @@ class SequentialOrchestrator:
   def __post_init__(self):
     if self.schedule not in SCHEDULES:
       raise ValueError(
-        f'unknown schedule {self.schedule!r}. There are: '
-        f'{", ".join(SCHEDULES)}.'
+        f'schedule={self.schedule!r}: must be one of {", ".join(SCHEDULES)}.'
       )
 
   ##############################################################################
@@ -131,7 +130,7 @@ class SequentialOrchestrator:
     """
     del keys
     if sweeps < 0:
-      raise ValueError(f'sweeps: {sweeps}; 0 or more are possible.')
+      raise ValueError(f'sweeps={sweeps}: must be 0 or more.')
     still = (0, self.layer_map.last)
     hidden = self.layer_map.rows[:-1]
     weights = self._weights(params, constants)

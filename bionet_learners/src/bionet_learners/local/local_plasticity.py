@@ -61,14 +61,15 @@ def local_plasticity(
     ('free', free),
   ):
     if sweeps < 0:
-      raise ValueError(f'learner.{name} is {sweeps}; it must be 0 or more.')
+      raise ValueError(f'{name}={sweeps}: must be 0 or more.')
   if evaluation_sweeps < 1:
     raise ValueError(
-      f'learner.evaluation_sweeps is {evaluation_sweeps}; 1 is the least.'
+      f'evaluation_sweeps={evaluation_sweeps}: must be at least 1.'
     )
   if warm_up + clamped + free == 0:
     raise ValueError(
-      'learner: warm_up, clamped and free are all 0; nothing settles.'
+      'clamped=0: must be at least 1 where warm_up and free are 0 too, or '
+      'nothing settles.'
     )
   phases = (('free', warm_up), ('all', clamped), ('free', free))
 

@@ -76,14 +76,12 @@ def evolution(
   base.require_kind('evolution', cell, interfaces.Cell)
   if not 1 <= elites < population_size:
     raise ValueError(
-      f'learner.elites is {elites} of learner.population_size '
-      f'{population_size}; from 1 to one less than the population can stay.'
+      f'elites={elites}: must be from 1 to one less than population_size='
+      f'{population_size}.'
     )
-  if not (std >= 0 and std_spread >= 0):
-    raise ValueError(
-      f'learner.std is {std} and learner.std_spread {std_spread}; both must be '
-      '0 or more.'
-    )
+  for name, value in (('std', std), ('std_spread', std_spread)):
+    if not value >= 0:
+      raise ValueError(f'{name}={value}: must be 0 or more.')
   model = unroll.model_from_cell(cell)
   judge = population.make_judge(
     cell, loss, population_size, common_noise=common_noise, devices=devices
@@ -155,9 +153,8 @@ def evolution(
     there = jax.tree.leaves(before.members)[0].shape[0]
     if there < population_size:
       raise ValueError(
-        f'learner.population_size is {population_size}, and the stage before '
-        f'has {there} members; there can be fewer from stage to stage, not '
-        'more.'
+        f'population_size={population_size}: must be at most the {there} '
+        'members of the stage before.'
       )
     members = jax.tree.map(lambda x: x[:population_size], before.members)
     return before._replace(members=members)

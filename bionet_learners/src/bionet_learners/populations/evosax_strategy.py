@@ -74,7 +74,8 @@ def evosax_strategy(
   keeps_population = 'population' in inspect.signature(kind.init).parameters
   if predict_mean and keeps_population:
     raise ValueError(
-      f'learner.predict_mean: {strategy} keeps a population, which has no mean.'
+      f'predict_mean={predict_mean}: must be False for {strategy}, whose '
+      'population has no mean.'
     )
   model = unroll.model_from_cell(cell)
   judge = population.make_judge(
@@ -161,7 +162,7 @@ def _strategy_class(name: str) -> Any:
     near = difflib.get_close_matches(name, algorithms, n=1, cutoff=0.5)
     hint = f' Did you mean {near[0]!r}?' if near else ''
     raise KeyError(
-      f'learner.strategy: evosax has no strategy {name!r}.{hint} There are: '
+      f'strategy={name!r}: must be one of evosax.{hint} There are: '
       f'{", ".join(sorted(algorithms))}.'
     )
   kind = algorithms[name]
@@ -169,8 +170,8 @@ def _strategy_class(name: str) -> Any:
     known = argument.name in ('population_size', 'solution')
     if argument.default is argument.empty and not known:
       raise ValueError(
-        f'learner.strategy: {name} needs {argument.name!r}, which no config '
-        'can give; choose another.'
+        f'strategy={name!r}: must be one that needs numbers alone; it needs '
+        f'{argument.name!r}.'
       )
   return kind
 
@@ -187,11 +188,11 @@ def _check_settings(name, kind, settings) -> None:
       near = difflib.get_close_matches(setting, known, n=1)
       hint = f' Did you mean {near[0]!r}?' if near else ''
       raise KeyError(
-        f'learner.settings.{setting} is no setting of {name}.{hint} There are: '
-        f'{", ".join(known)}.'
+        f'settings.{setting}={value!r}: must be a setting of {name}.{hint} '
+        f'There are: {", ".join(known)}.'
       )
     if not isinstance(value, int | float):
-      raise ValueError(f'learner.settings.{setting} is {value!r}; a number.')
+      raise ValueError(f'settings.{setting}={value!r}: must be a number.')
 
 
 def _arguments(kind) -> list[str]:
@@ -213,7 +214,7 @@ def _make(name, kind, population_size, like, settings):
   try:
     made = kind(population_size, like, **arguments)
   except AssertionError as error:  # evosax says so of what a caller chose
-    raise ValueError(f'learner.strategy {name}: {error}') from error
+    raise ValueError(f'strategy={name!r}: {error}') from error
   own = {k: v for k, v in settings.items() if k not in arguments}
   parameters = made.default_params
   own = {

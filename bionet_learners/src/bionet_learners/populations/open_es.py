@@ -66,11 +66,11 @@ def open_es(
   base.require_kind('open_es', cell, interfaces.Cell)
   if population_size < 2 or population_size % 2:
     raise ValueError(
-      f'learner.population_size is {population_size}; pairs need an even '
-      'number of members, 2 or more.'
+      f'population_size={population_size}: must be even, and at least 2, for '
+      'the members form pairs.'
     )
   if not std > 0:
-    raise ValueError(f'learner.std is {std}; it must be above 0.')
+    raise ValueError(f'std={std}: must be above 0.')
   num_pairs = population_size // 2
   model = unroll.model_from_cell(cell)
   judge = population.make_judge(

@@ -56,8 +56,8 @@ def make_judge(
   """
   if population_size % devices.count:
     raise ValueError(
-      f'learner.population_size is {population_size}, which {devices.count} '
-      'devices cannot share equally.'
+      f'population_size={population_size}: must be a multiple of the '
+      f'{devices.count} devices.'
     )
   share = population_size // devices.count
   num_noises = num_noises or population_size

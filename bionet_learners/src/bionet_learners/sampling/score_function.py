@@ -94,8 +94,8 @@ def score_function(
     batch = trials.index.shape
     if baseline and batch[0] < 2:
       raise ValueError(
-        'score_function compares each trial with the others: batch_size is '
-        f'{batch[0]}, and 2 is the least.'
+        f'batch_size={batch[0]}: must be at least 2; score_function compares '
+        'each trial with the others.'
       )
     state = unroll.initial_state(cell, constants, key, trials.index)
     none = None

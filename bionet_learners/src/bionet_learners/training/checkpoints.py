@@ -208,7 +208,7 @@ def prune(
     ValueError: if none would be kept.
   """
   if keep_last < 1:
-    raise ValueError(f'keep_last is {keep_last}; at least 1 must be kept.')
+    raise ValueError(f'keep_last={keep_last}: must be at least 1.')
   for step in all_steps(directory)[:-keep_last]:
     if step != keep:
       _delete(pathlib.Path(directory) / f'checkpoint_{step}')

@@ -16,12 +16,11 @@ from bionet_learners.training import metrics
 
 _RANGE_BYTES = 256 * 2**20  # most that the trials of one compiled range take
 
-Sample = Callable[..., interfaces.Trials]  # (key, index, batch_size) -> Trials
 Schedule = Callable[[chex.Numeric], chex.Numeric]
 
 
 def sample_range(
-  sample: Sample,
+  sample: interfaces.SampleFn,
   key: jax.Array,
   first: jax.Array,
   count: int,
@@ -60,7 +59,7 @@ def scan_updates(
 
 def make_advance(
   learner: base.Learner,
-  sample: Sample,
+  sample: interfaces.SampleFn,
   *,
   data_key: jax.Array,
   noise_key: jax.Array,
@@ -81,7 +80,9 @@ def make_advance(
   return jax.jit(advance, static_argnums=2, donate_argnums=0)
 
 
-def longest_range(sample: Sample, key: jax.Array, batch_size: int) -> int:
+def longest_range(
+  sample: interfaces.SampleFn, key: jax.Array, batch_size: int
+) -> int:
   """How many updates' trials fit into the memory of one range; at least 1."""
   one = jax.eval_shape(lambda: sample(key, jnp.arange(batch_size), batch_size))
   size = sum(
@@ -93,14 +94,15 @@ def longest_range(sample: Sample, key: jax.Array, batch_size: int) -> int:
 def advance_between(
   advance: Callable[..., tuple[base.LearnerState, dict[str, jax.Array]]],
   longest: int,
-  learning_rate: Schedule,
+  learning_rate: Schedule | None = None,
 ) -> Callable[..., tuple[base.LearnerState, list[metrics.Metrics]]]:
   """The adapter: what `ranges.train_ranges` advances a Learner's state with.
 
   Args:
     advance: the compiled range, of one device or many.
     longest: the most updates of one call.
-    learning_rate: from the number of an update to its rate, to be reported.
+    learning_rate: from the number of an update to its rate, to be reported;
+      None: no rate is.
 
   Returns:
     `(state, first, last) -> (state, parts)`; nothing is read from the device.
@@ -108,7 +110,10 @@ def advance_between(
 
   @jax.jit
   def rates(updates):
-    return jnp.broadcast_to(learning_rate(updates), updates.shape)
+    if learning_rate is None:
+      return {}
+    rate = jnp.broadcast_to(learning_rate(updates), updates.shape)
+    return {'learning_rate': rate}
 
   def advance_to(state, first, last):
     parts = []
@@ -117,7 +122,7 @@ def advance_between(
       # Put explicitly: the loop runs under a transfer guard.
       state, values = advance(state, jax.device_put(np.int32(first)), count)
       numbers = np.arange(first, first + count, dtype=np.int32)
-      values = {**values, 'learning_rate': rates(jax.device_put(numbers))}
+      values = {**values, **rates(jax.device_put(numbers))}
       parts.append(metrics.Metrics(values))
       first += count
     return state, parts

@@ -223,8 +223,8 @@ def _restored(
     return state, 0
   if found[1] > total:
     raise ValueError(
-      f'{folder} is {found[1]} batches on, and num_epochs x num_batches is '
-      f'{total}.'
+      f'checkpoint_dir={folder}: holds a run of {found[1]} batches, more than '
+      f'num_epochs * num_batches = {total}; choose another folder.'
     )
   _tell(f'{folder}: going on after batch {found[1]} of {total}')
   return found
@@ -306,7 +306,7 @@ def _history(rows: Iterable[writers.Row]) -> dict[str, list[float]]:
 def _check_counts(**counts: int) -> None:
   for name, count in counts.items():
     if count < 1:
-      raise ValueError(f'{name} is {count}; it must be at least 1.')
+      raise ValueError(f'{name}={count}: must be at least 1.')
 
 
 def _check_same_run(
@@ -325,6 +325,6 @@ def _check_same_run(
   for name, value in wanted.items():
     if found[name] != value:
       raise ValueError(
-        f'checkpoint_dir {folder} is of a run with {name} = {found[name]}, not '
+        f'checkpoint_dir={folder}: holds a run with {name}={found[name]}, not '
         f'{value}; choose another folder.'
       )

@@ -33,14 +33,14 @@ def with_policy(dynamics: Any, policy: str | jmp.Policy) -> Any:
       policy = jmp.get_policy(policy)
     except (KeyError, ValueError, TypeError, AttributeError) as error:
       raise ValueError(
-        f'precision is {policy!r}; it must be a policy such as '
+        f'policy={policy!r}: must be a policy such as '
         "'params=float32,compute=bfloat16,output=float32'."
       ) from error
   kinds = (policy.param_dtype, policy.compute_dtype, policy.output_dtype)
   if any(jnp.dtype(kind) == jnp.float16 for kind in kinds):
     raise ValueError(
-      'precision: float16 needs loss scaling, which means nothing '
-      'to a rule that is no gradient; use bfloat16.'
+      f'policy={_text(policy)!r}: must not use float16, which needs loss '
+      'scaling; that means nothing to a rule that is no gradient. Use bfloat16.'
     )
   if isinstance(dynamics, interfaces.Cell):
     return _cell(dynamics, policy)
@@ -52,12 +52,22 @@ def with_policy(dynamics: Any, policy: str | jmp.Policy) -> Any:
   )
 
 
+def _text(policy: jmp.Policy) -> str:
+  """The policy as `jmp.get_policy` reads it; jmp prints its own types alone."""
+  dtypes = (policy.param_dtype, policy.compute_dtype, policy.output_dtype)
+  names = ('params', 'compute', 'output')
+  return ','.join(
+    f'{name}={jnp.dtype(dtype).name}'
+    for name, dtype in zip(names, dtypes, strict=True)
+  )
+
+
 def _cell(cell: interfaces.Cell, policy: jmp.Policy) -> interfaces.Cell:
   compute, output = policy.cast_to_compute, policy.cast_to_output
   if cell.penalty is not None and policy.compute_dtype == jnp.bfloat16:
     raise ValueError(
-      'precision: the cell has a penalty on its state (network.rate_weight), '
-      'for which it counts, and bfloat16 counts to 256; compute in float32.'
+      f'policy={_text(policy)!r}: must compute in float32, for the cell has a '
+      'penalty on its state: it counts, and bfloat16 counts to 256.'
     )
 
   def init(key, inputs):

@@ -32,12 +32,13 @@ class EarlyStopping(NamedTuple):
       ValueError: for a setting that cannot be.
     """
     if self.mode not in ('min', 'max'):
-      raise ValueError(f'mode is {self.mode!r}; it may be min or max.')
-    if self.patience < 0 or not self.min_delta >= 0:
-      raise ValueError(
-        f'early stopping: patience is {self.patience} and min_delta '
-        f'{self.min_delta}; both must be 0 or more.'
-      )
+      raise ValueError(f'mode={self.mode!r}: must be min or max.')
+    for name, value in (
+      ('patience', self.patience),
+      ('min_delta', self.min_delta),
+    ):
+      if not value >= 0:
+        raise ValueError(f'{name}={value}: must be 0 or more.')
     return self
 
   def best(self, values: Sequence[float]) -> int:

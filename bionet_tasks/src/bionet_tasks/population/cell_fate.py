@@ -86,8 +86,8 @@ def cell_fate(
   )
   if num_held_out < 2:
     raise ValueError(
-      f'task.num_held_out is {num_held_out}; a single replicate always agrees '
-      'with itself.'
+      f'num_held_out={num_held_out}: must be at least 2; a single replicate '
+      'always agrees with itself.'
     )
   for name, value in (
     ('temperature', temperature),
@@ -96,16 +96,16 @@ def cell_fate(
     ('bandwidth', bandwidth),
   ):
     if value is not None and not value > 0:
-      raise ValueError(f'task.{name} is {value}; it must be above 0.')
+      raise ValueError(f'{name}={value}: must be above 0.')
   if not sigma >= 0 or (final_sigma is not None and not sigma > 0):
     raise ValueError(
-      f'task.sigma is {sigma}; it must be 0 or more, and above 0 to be changed.'
+      f'sigma={sigma}: must be 0 or more, and above 0 where final_sigma is set.'
     )
   anneals = final_sigma is not None or final_temperature is not None
   if anneal_updates < 0 or anneals != (anneal_updates > 0):
     raise ValueError(
-      f'task.anneal_updates is {anneal_updates}; it must be above 0 where '
-      'final_sigma or final_temperature is set, and else 0.'
+      f'anneal_updates={anneal_updates}: must be above 0 where final_sigma or '
+      'final_temperature is set, and else 0.'
     )
   coarse_steps = _num_steps('', duration, dt)
   num_steps = coarse_steps * 2 ** (refinements - 1)
@@ -134,9 +134,7 @@ def cell_fate(
 
   utilities = {'hard': hard, 'soft': soft, 'exact': exact}
   if loss not in utilities:
-    raise ValueError(
-      f'task.loss is {loss!r}; it may be {", ".join(utilities)}.'
-    )
+    raise ValueError(f'loss={loss!r}: must be one of {", ".join(utilities)}.')
   if loss == 'exact':  # says so now if N is too large
     jax.eval_shape(exact, jnp.zeros((2, num_cells)), 1.0)
 
@@ -212,7 +210,6 @@ def cell_fate(
       metric='utility',
       chance={'utility': information.chance(num_cells, num_held_out)},
       ceiling={'utility': information.ceiling(num_cells)},
-      loss=loss,
       loss_kind='population',
     ),
     sample=sample,
@@ -222,10 +219,7 @@ def cell_fate(
       )
       for name, refined in _REFINED.items()
     },
-    losses={
-      name: _step_loss(utility, num_groups, refinements)
-      for name, utility in utilities.items()
-    },
+    loss=_step_loss(utilities[loss], num_groups, refinements),
     metrics=metrics,
     describe=describe,
   )
@@ -240,8 +234,8 @@ def _step_loss(
     num_replicates = outputs.shape[0]
     if num_replicates % (num_groups * refinements):
       raise ValueError(
-        f'batch_size is {num_replicates}; it must be a multiple of '
-        f'task.num_groups x task.refinements = {num_groups * refinements}.'
+        f'batch_size={num_replicates}: must be a multiple of '
+        f'num_groups * refinements = {num_groups * refinements}.'
       )
     groups = outputs.reshape(refinements, num_groups, -1, outputs.shape[-1])
     weight = jnp.mean(mask)
@@ -259,15 +253,12 @@ def _step_loss(
 
 
 def _num_steps(which: str, duration: float, dt: float) -> int:
-  if not (0 < dt < math.inf and 0 < duration < math.inf):
-    raise ValueError(
-      f'task.{which}dt is {dt} and task.{which}duration {duration}; both must '
-      'be above 0, and finite.'
-    )
+  for name, value in ((f'{which}dt', dt), (f'{which}duration', duration)):
+    if not 0 < value < math.inf:
+      raise ValueError(f'{name}={value}: must be above 0, and finite.')
   steps = round(duration / dt)
   if steps < 1 or abs(steps * dt - duration) > 1e-6 * duration:
     raise ValueError(
-      f'task.{which}duration is {duration}, which is no multiple of '
-      f'task.{which}dt {dt}.'
+      f'{which}duration={duration}: must be a multiple of {which}dt={dt}.'
     )
   return steps

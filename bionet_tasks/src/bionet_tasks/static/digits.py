@@ -55,11 +55,10 @@ def digits(*, split: int = 0) -> base.Task:
       metric='accuracy',
       chance={'accuracy': float(shares.max())},
       ceiling={'accuracy': 1.0},
-      loss='cross_entropy',
       num_data=num_data,
     ),
     sample=sample,
     evaluations={'held_out': base.Evaluation(_NUM_TEST, sample_held_out)},
-    losses={'cross_entropy': base.cross_entropy},
+    loss=base.cross_entropy,
     metrics=base.sum_over_steps(base.cross_entropy),
   )

@@ -42,7 +42,7 @@ def prototypes(
   """
   if not 0 <= p_noise < 0.5:
     raise ValueError(
-      f'task.p_noise is {p_noise}; it must be at least 0 and below 0.5, where '
+      f'p_noise={p_noise}: must be at least 0 and below 0.5, where '
       'nothing of the prototype is left.'
     )
   base.check_positive(
@@ -50,8 +50,8 @@ def prototypes(
   )
   if num_data < num_prototypes:
     raise ValueError(
-      f'task.num_data is {num_data}; at least one sample for each of the '
-      f'task.num_prototypes = {num_prototypes} is needed.'
+      f'num_data={num_data}: must be at least num_prototypes='
+      f'{num_prototypes}, one sample for each.'
     )
   keys = jax.random.split(base.instance_key(seed), 4)
   patterns = jax.random.rademacher(keys[0], (num_prototypes, dim), float)
@@ -85,11 +85,10 @@ def prototypes(
       metric='accuracy',
       chance={'accuracy': 1 / num_prototypes},
       ceiling={'accuracy': ceiling},
-      loss='cross_entropy',
       num_data=num_data,
     ),
     sample=sample,
     evaluations={'held_out': base.Evaluation(num_held_out, sample_held_out)},
-    losses={'cross_entropy': base.cross_entropy},
+    loss=base.cross_entropy,
     metrics=base.sum_over_steps(base.cross_entropy),
   )

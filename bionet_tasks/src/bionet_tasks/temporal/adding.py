@@ -37,7 +37,9 @@ def adding(
   base.check_positive(num_held_out=num_held_out)
   for name, size in (('length', length), ('min_length', shortest)):
     if size < 2:
-      raise ValueError(f'task.{name} is {size}; two numbers are to be added.')
+      raise ValueError(
+        f'{name}={size}: must be at least 2, the numbers to add.'
+      )
   num_steps = length + 1
 
   def trial(key):
@@ -64,10 +66,9 @@ def adding(
       metric='mse',
       chance={'mse': 1 / 6, 'loss': 1 / 6},
       ceiling={'mse': 0.0, 'loss': 0.0},
-      loss='squared_error',
     ),
     sample=sample,
     evaluations={'held_out': base.held_out(sample, num_held_out)},
-    losses={'squared_error': base.squared_error},
+    loss=base.squared_error,
     metrics=base.sum_over_steps(base.squared_error),
   )

@@ -37,7 +37,7 @@ def copying(
   """
   base.check_positive(num_symbols=num_symbols, num_held_out=num_held_out)
   if time_lag < 0:
-    raise ValueError(f'task.time_lag is {time_lag}; it must be 0 or more.')
+    raise ValueError(f'time_lag={time_lag}: must be 0 or more.')
   num_steps = 2 * num_symbols + time_lag
 
   def trial(key):
@@ -67,10 +67,9 @@ def copying(
       metric='accuracy',
       chance={'accuracy': 1 / _ALPHABET, 'loss': math.log(_ALPHABET)},
       ceiling={'accuracy': 1.0, 'loss': 0.0},
-      loss='cross_entropy',
     ),
     sample=sample,
     evaluations={'held_out': base.held_out(sample, num_held_out)},
-    losses={'cross_entropy': base.cross_entropy},
+    loss=base.cross_entropy,
     metrics=base.sum_over_steps(base.cross_entropy),
   )

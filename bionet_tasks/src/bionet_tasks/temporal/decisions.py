@@ -74,7 +74,7 @@ def delayed_match(
   """
   if num_stimuli < 2:
     raise ValueError(
-      f'task.num_stimuli is {num_stimuli}; of one stimulus all are the same.'
+      f'num_stimuli={num_stimuli}: must be at least 2, or all are the same.'
     )
   num_steps = 3 + delay
 
@@ -175,7 +175,7 @@ def _decision(
   """The task of `key -> (shown [T, I - 1], answer [], asked [])`."""
   base.check_positive(num_held_out=num_held_out)
   if delay < 0:
-    raise ValueError(f'task.delay is {delay}; it must be 0 or more.')
+    raise ValueError(f'delay={delay}: must be 0 or more.')
 
   def trial(key):
     shown, answer, asked = shown_trial(key)
@@ -194,10 +194,9 @@ def _decision(
       metric='accuracy',
       chance={'accuracy': 0.5, 'loss': math.log(2)},
       ceiling={'accuracy': 1.0, 'loss': 0.0},
-      loss='cross_entropy',
     ),
     sample=sample,
     evaluations={'held_out': base.held_out(sample, num_held_out)},
-    losses={'cross_entropy': base.cross_entropy},
+    loss=base.cross_entropy,
     metrics=base.sum_over_steps(base.cross_entropy),
   )

@@ -62,11 +62,13 @@ def evidence_accumulation(
   """
   base.check_positive(num_cues=num_cues, num_held_out=num_held_out)
   if num_cues % 2 == 0:
-    raise ValueError(f'task.num_cues is {num_cues}; an even number has ties.')
+    raise ValueError(
+      f'num_cues={num_cues}: must be odd; an even number has ties.'
+    )
   if not 0.5 <= bias <= 1:
-    raise ValueError(f'task.bias is {bias}; it must be from .5 to 1.')
+    raise ValueError(f'bias={bias}: must be from 0.5 to 1.')
   if not dt > 0:
-    raise ValueError(f'task.dt is {dt}; it must be above 0.')
+    raise ValueError(f'dt={dt}: must be above 0.')
   steps = {}
   for name, ms, least in (
     ('cue_ms', cue_ms, 1),
@@ -76,11 +78,11 @@ def evidence_accumulation(
   ):
     steps[name] = round(ms / dt)
     if steps[name] < least:
-      raise ValueError(f'task.{name} is {ms}; at least {least} dt is needed.')
+      raise ValueError(f'{name}={ms}: must be at least {least} dt.')
   for name, rate in (('cue_rate', cue_rate), ('noise_rate', noise_rate)):
     if not 0 <= rate * dt <= 1000:
       raise ValueError(
-        f'task.{name} is {rate}; from 0 to one spike a step of {dt} ms.'
+        f'{name}={rate}: must be from 0 to one spike per step of {dt} ms.'
       )
   period = steps['cue_ms'] + steps['gap_ms']
   recall = num_cues * period + steps['delay_ms']
@@ -147,14 +149,13 @@ def evidence_accumulation(
       metric='accuracy',
       chance={'accuracy': 0.5, 'loss': math.log(2)},
       ceiling={'accuracy': 1.0, 'loss': 0.0},
-      loss='cross_entropy',
     ),
     sample=sample,
     evaluations={
       'held_out': base.held_out(sample, num_held_out),
       'narrow': base.held_out(sample_narrow, num_held_out),
     },
-    losses={'cross_entropy': base.cross_entropy},
+    loss=base.cross_entropy,
     metrics=metrics,
   )
 
@@ -177,8 +178,8 @@ def majority_of_last(
   """
   if num_last % 2 == 0 or num_cues % 2 == 0 or not 0 < num_last <= num_cues:
     raise ValueError(
-      f'the last {num_last} of {num_cues} cues: both must be odd, the first '
-      'at most the second.'
+      f'num_last={num_last}: must be odd and at most num_cues={num_cues}, '
+      'which must be odd too.'
     )
   total = 0.0
   for order in product((0, 1), repeat=num_cues):

@@ -42,11 +42,11 @@ def flip_flop(
   shortest = length if min_length is None else min_length
   for name, size in (('length', length), ('min_length', shortest)):
     if size < 2:
-      raise ValueError(f'task.{name} is {size}; a pulse is held for a step.')
+      raise ValueError(
+        f'{name}={size}: must be at least 2; a pulse is held for a step.'
+      )
   if not 0 < pulse_rate <= 1:
-    raise ValueError(
-      f'task.pulse_rate is {pulse_rate}; a probability above 0 is needed.'
-    )
+    raise ValueError(f'pulse_rate={pulse_rate}: must be a probability above 0.')
 
   def trial(key):
     keys = jax.random.split(key, 3)
@@ -75,10 +75,9 @@ def flip_flop(
       metric='mse',
       chance={'mse': 1.0, 'loss': 1.0},
       ceiling={'mse': 0.0, 'loss': 0.0},
-      loss='squared_error',
     ),
     sample=sample,
     evaluations={'held_out': base.held_out(sample, num_held_out)},
-    losses={'squared_error': base.squared_error},
+    loss=base.squared_error,
     metrics=base.sum_over_steps(base.squared_error),
   )

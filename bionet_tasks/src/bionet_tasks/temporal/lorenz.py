@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from bionet_core import interfaces
+from bionet_core import interfaces, unroll
 from bionet_tasks import base
 
 _SIGMA, _RHO, _BETA = 10.0, 28.0, 8.0 / 3.0
@@ -89,15 +89,18 @@ def lorenz(
   shortest = length if min_length is None else min_length
   if not 0 <= washout < shortest:
     raise ValueError(
-      f'task.washout is {washout}; it must be from 0 to less than {shortest}.'
+      f'washout={washout}: must be from 0 to less than {shortest} steps.'
     )
   if not 0 < dt <= 0.02:
-    raise ValueError(f'task.dt is {dt}; above 0 and at most .02 is integrated.')
+    raise ValueError(f'dt={dt}: must be above 0 and at most 0.02.')
   if stream and min_length is not None:
-    raise ValueError('task.min_length: a stream has no trial that ends.')
+    raise ValueError(
+      f'min_length={min_length}: must be None; a stream has no trial that ends.'
+    )
   if length + horizon >= _ORBIT:
     raise ValueError(
-      f'task.length is {length}; an orbit has {_ORBIT} steps in all.'
+      f'length={length}: must be less than {_ORBIT - horizon}; an orbit has '
+      f'{_ORBIT} steps in all.'
     )
   raw = _orbits(seed, dt)
   mean, deviation = raw[0].mean(axis=0), raw[0].std(axis=0)
@@ -124,6 +127,7 @@ def lorenz(
   jax.eval_shape(judged, jax.random.key(0), jnp.arange(1))
 
   def sample_stream(key, index, batch_size=None):
+    unroll.check_key(key)
     batch_size = batch_size or index.shape[0]
     row, update = index % batch_size, index // batch_size
     keys = jax.vmap(lambda r: jax.random.fold_in(key, r))(row)
@@ -152,11 +156,10 @@ def lorenz(
       metric='nrmse',
       chance={'nrmse': 1.0, 'loss': 1.0},
       ceiling={'nrmse': 0.0, 'loss': 0.0},
-      loss='squared_error',
     ),
     sample=sample_stream if stream else sample,
     evaluations={'held_out': base.Evaluation(num_held_out, judged)},
-    losses={'squared_error': base.squared_error},
+    loss=base.squared_error,
     metrics=metrics,
   )
 

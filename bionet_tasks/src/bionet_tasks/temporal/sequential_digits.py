@@ -30,7 +30,7 @@ def sequential_digits(*, by: str = 'rows', split: int = 0) -> base.Task:
     ValueError: for another way to read.
   """
   if by not in _STEPS:
-    raise ValueError(f'task.by is {by!r}; it may be {", ".join(_STEPS)}.')
+    raise ValueError(f'by={by!r}: must be one of {", ".join(_STEPS)}.')
   whole, steps = images.digits(split=split), _STEPS[by]
   size = 64 // steps
 
