@@ -6,11 +6,13 @@
 over a window of K steps, per trial and synapse: a batched product of matrices.
 """
 
+from typing import NamedTuple
+
 import jax
 import jax.numpy as jnp
 
 from bionet_core import interfaces
-from bionet_learners.synapses import local
+from bionet_learners.synapses import local as local_module
 from bionet_learners.traces import sites as places
 from bionet_learners.traces import unit_matrix
 
@@ -51,38 +53,24 @@ def _outer_sum(inputs, drive: unit_matrix.Vector) -> unit_matrix.Vector:
   return tuple(jnp.einsum('kbqi,kbqj->bqij', inputs, c) for c in drive)
 
 
-def advance_all(
-  sites: list[places.Site],
-  traces: list[unit_matrix.Vector],
-  window: local.Local,
-) -> list[unit_matrix.Vector]:
-  """All traces after a window; the leaves of `window` lead with K."""
-  matrices = {}
-  for site in sites:  # the sites of a group share its matrix
-    if site.leaves not in matrices:
-      matrices[site.leaves] = unit_matrix.suffix_products(
-        decay_of(window, site.leaves)
-      )
-  after = []
-  for site, old, x in zip(sites, traces, inputs_of(sites, window), strict=True):
-    total, suffix = (site.of_matrix(m) for m in matrices[site.leaves])
-    new = advance(old, x, drive_of(site, sites, window), total, suffix)
-    after.append(
-      tuple(e.astype(o.dtype) for e, o in zip(new, old, strict=True))
+class Window(NamedTuple):
+  """What the traces of each site need of a window, or of one step.
+
+  Attributes:
+    inputs: x, `[K, B, Q, m]` of a product's site; None otherwise.
+    drive: c, per leaf of the site, `[K, B, Q, n]` or `[K, B, ...]`.
+    decay: D, `{(to, from): [K, B, units]}` of the leaves of a group.
+  """
+
+  inputs: list[jax.Array | None]
+  drive: list[unit_matrix.Vector]
+  decay: dict[tuple[int, int], jax.Array]
+
+  def matrix(self, leaves: tuple[int, ...]) -> unit_matrix.UnitMatrix:
+    """D of these leaves of a group."""
+    return unit_matrix.UnitMatrix.of(
+      lambda i, j: self.decay[leaves[i], leaves[j]], len(leaves)
     )
-  return after
-
-
-def decay_of(
-  window: local.Local, leaves: tuple[int, ...]
-) -> unit_matrix.UnitMatrix:
-  """D of these leaves of a group."""
-
-  def entry(i, j):
-    d = window.decay[leaves[i], leaves[j]]
-    return d.astype(places.precise(d.dtype))
-
-  return unit_matrix.UnitMatrix.of(entry, len(leaves))
 
 
 def traced(sites: list[places.Site]) -> list[int]:
@@ -90,31 +78,51 @@ def traced(sites: list[places.Site]) -> list[int]:
   return sorted({site.number for site in sites})
 
 
-def inputs_of(
-  sites: list[places.Site], local: local.Local
-) -> list[jax.Array | None]:
-  """The inputs of each site's product; None of an elementwise one."""
+def of_sites(sites: list[places.Site], local: local_module.Local) -> Window:
+  """A step's local derivative, by site: only the columns that have traces.
+
+  Sorted out step by step, since what a window's steps leave is stacked.
+  """
   numbers = traced(sites)
-  return [
-    None if x is None else x.astype(places.precise(x.dtype))
-    for x in (local.inputs[numbers.index(site.number)] for site in sites)
-  ]
 
+  def precise(x):
+    return x.astype(places.precise(x.dtype))
 
-def drive_of(
-  site: places.Site, sites: list[places.Site], local: local.Local
-) -> unit_matrix.Vector:
-  """The drive c of a site, per leaf; zero where it drives one not directly."""
-  by_leaf = local.drive[traced(sites).index(site.number)]
-  like = next(iter(by_leaf.values()))
-  drive = []
-  for leaf in site.leaves:
-    c = by_leaf.get(leaf, jnp.zeros_like(like))
-    c = c.astype(places.precise(c.dtype))
+  inputs, drive = [], []
+  for site in sites:
+    at = numbers.index(site.number)
+    x, by_leaf = local.inputs[at], local.drive[at]
+    zero = jnp.zeros_like(next(iter(by_leaf.values())))
+    c = [precise(by_leaf.get(leaf, zero)) for leaf in site.leaves]
     if site.synapse.product is not None:
-      c = places.take(c, site.columns)
-    drive.append(c)
-  return tuple(drive)
+      c = [places.take(one, site.columns) for one in c]
+    inputs.append(None if x is None else precise(x))
+    drive.append(tuple(c))
+  kept = {leaf for site in sites for leaf in site.leaves}
+  decay = {
+    pair: precise(d) for pair, d in local.decay.items() if kept.issuperset(pair)
+  }
+  return Window(inputs, drive, decay)
+
+
+def advance_all(
+  sites: list[places.Site],
+  traces: list[unit_matrix.Vector],
+  window: Window,
+) -> list[unit_matrix.Vector]:
+  """All traces after a window, in the types that they are stored in."""
+  matrices = {  # the sites of a group share its matrix
+    leaves: unit_matrix.suffix_products(window.matrix(leaves))
+    for leaves in sorted({site.leaves for site in sites})
+  }
+  after = []
+  for site, old, x, c in zip(
+    sites, traces, window.inputs, window.drive, strict=True
+  ):
+    total, suffix = (site.of_matrix(m) for m in matrices[site.leaves])
+    stored = zip(advance(old, x, c, total, suffix), old, strict=True)
+    after.append(tuple(e.astype(before.dtype) for e, before in stored))
+  return after
 
 
 def add_past(

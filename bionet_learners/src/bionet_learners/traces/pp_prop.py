@@ -98,7 +98,7 @@ def pp_prop(
         after if cell.penalty is not None else None,
       )
 
-    def learn(before, after, local, noise, step):
+    def learn(before, after, moved, noise, step):
       probes = [jnp.zeros_like(x) for x in jax.tree.leaves(before.state)]
       (total, metrics), gradients = jax.value_and_grad(
         score, argnums=(0, 1, 2, 3), has_aux=True, allow_int=True
@@ -108,9 +108,8 @@ def pp_prop(
       new = windows.without_float0(new, probes)
       sums = []
       for at, site in enumerate(sites):
-        x = advance.inputs_of(sites, local)[at]
         newest = Filters(
-          _or_one(x, before.steps), advance.drive_of(site, sites, local)
+          _or_one(moved.inputs[at], before.steps), moved.drive[at]
         )
         # The exact derivative of the step counts what this step's inputs did to
         # the new state. The filters' newest term stands in its place.
@@ -134,25 +133,26 @@ def pp_prop(
         step.inputs[0],
         opened.traced,
       )
+      moved = advance.of_sites(sites, local)
       filters = [
-        _filtered(decay, site, sites, x, local, old)
-        for site, x, old in zip(
-          sites, advance.inputs_of(sites, local), before.traces, strict=True
+        _filtered(decay, site, moved.matrix(site.leaves), x, c, old)
+        for site, x, c, old in zip(
+          sites, moved.inputs, moved.drive, before.traces, strict=True
         )
       ]
-      return over_time.Memory(state, before.steps + 1, filters), local
+      return over_time.Memory(state, before.steps + 1, filters), moved
 
     def of_step(before, step):
       noise = unroll.step_keys(keys, before.steps)
-      after, local = move(before, noise, step)
-      args = (before, after, local, noise, step)
+      after, moved = move(before, noise, step)
+      args = (before, after, moved, noise, step)
       asked = jnp.any(step.mask != 0)
       return after, jax.lax.cond(asked, learn, lambda *_: zero, *args)
 
     def shapes(step):
       noise = unroll.step_keys(keys, memory.steps)
-      after, local = move(memory, noise, step)
-      return learn(memory, after, local, noise, step)
+      after, moved = move(memory, noise, step)
+      return learn(memory, after, moved, noise, step)
 
     zero = trial_windows.zeros_of(shapes, trial_windows.first_window(trials, 1))
     memory, result = trial_windows.sum_over_windows(
@@ -179,13 +179,11 @@ def _or_one(x, like):
   return jnp.ones(like.shape) if x is None else x
 
 
-def _filtered(decay, site, sites, x, local, old: Filters) -> Filters:
+def _filtered(decay, site, matrix, x, drive, old: Filters) -> Filters:
   """One step of a site's filters."""
-  d = site.of_matrix(advance.decay_of(local, site.leaves))
-  drive = advance.drive_of(site, sites, local)
   post = tuple(
     decay * past + (1 - decay) * c
-    for past, c in zip(d @ old.post, drive, strict=True)
+    for past, c in zip(site.of_matrix(matrix) @ old.post, drive, strict=True)
   )
   return Filters(decay * old.pre + _or_one(x, old.pre), post)
 

@@ -206,13 +206,13 @@ def forward(
         opened.traced,
         settings.leak,
       )
-      return state, local
+      return state, advance.of_sites(sites, local)
 
     num_steps = window.mask.shape[0]
     # Noise is numbered from the first step of the trial, not of the window.
     steps = memory.steps[None] + jnp.arange(num_steps)[:, None]
-    state, local = jax.lax.scan(move, memory.state, (steps, window.inputs))
-    traces = advance.advance_all(sites, traces, local)
+    state, moved = jax.lax.scan(move, memory.state, (steps, window.inputs))
+    traces = advance.advance_all(sites, traces, moved)
     after = over_time.Memory(state, memory.steps + num_steps, traces)
     return (after, sums), result
 
