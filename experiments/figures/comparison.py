@@ -2,42 +2,17 @@
 """Runs beside each other: metrics against what it took to reach them."""
 
 import pathlib
-from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+from collections.abc import Sequence
 
 import numpy as np
 from matplotlib import figure, ticker
 
-
-class Curve(NamedTuple):
-  """One run.
-
-  Attributes:
-    label: what it is called.
-    values: the metric, `[n]`.
-    costs: `{axis: [n]}`, what had been spent by then.
-  """
-
-  label: str
-  values: np.ndarray
-  costs: Mapping[str, np.ndarray]
+from experiments.judge import comparison
 
 
-class Compared(NamedTuple):
-  """One metric of all runs.
-
-  Attributes:
-    metric: its name.
-    curves: the runs, the same and in the same order for every metric.
-    levels: `{'chance' or 'ceiling': value}`, drawn as lines.
-  """
-
-  metric: str
-  curves: Sequence[Curve]
-  levels: Mapping[str, float]
-
-
-def draw(title: str, compared: Sequence[Compared], path: pathlib.Path) -> None:
+def draw(
+  title: str, compared: Sequence[comparison.Compared], path: pathlib.Path
+) -> None:
   """Draws a row a metric, a panel a cost that all runs know, metrics upwards.
 
   The ceiling is always in the picture. Chance is where it is not so far off
@@ -90,7 +65,7 @@ def draw(title: str, compared: Sequence[Compared], path: pathlib.Path) -> None:
   canvas.savefig(path, dpi=150)
 
 
-def _beyond(one: Compared) -> dict[str, float]:
+def _beyond(one: comparison.Compared) -> dict[str, float]:
   """Levels too far off to be drawn: `{level: 0 below, 1 above}`."""
   shown = np.concatenate([curve.values for curve in one.curves])
   shown = np.append(shown, one.levels.get('ceiling', shown[0]))
@@ -103,7 +78,7 @@ def _beyond(one: Compared) -> dict[str, float]:
   }
 
 
-def _draw_panel(axes, axis: str, one: Compared) -> None:
+def _draw_panel(axes, axis: str, one: comparison.Compared) -> None:
   """All runs' values of a metric against one cost."""
   for number, curve in enumerate(one.curves):
     axes.plot(

@@ -9,10 +9,10 @@ from matplotlib import figure
 from sklearn import metrics
 
 from bionet_core import interfaces
-from experiments import judgement
+from experiments.judge import scoring
 
 
-def arguments(judged: judgement.Judged):
+def arguments(judged: scoring.Judged):
   """Of tasks whose targets are classes, one a step."""
   targets = judged.trials.targets
   if np.issubdtype(targets.dtype, np.integer) and targets.ndim == 2:

@@ -14,7 +14,9 @@ from absl import flags
 from matplotlib import figure
 
 from bionet_core import interfaces
-from experiments import commandline, evaluate
+from experiments.judge import scoring
+from experiments.runs import saved
+from experiments.shell import commandline
 
 _NAMES = ('x', 'y', 'z')
 
@@ -68,17 +70,16 @@ def draw(
 def _main(argv: list[str]) -> None:
   del argv
   with commandline.bad_input():
-    run, state, _ = evaluate.restore(_WORKDIR.value)
-    if run.task.spec.name != 'lorenz':
+    run, state, _ = saved.restore(_WORKDIR.value)
+    spec = run.first.task.spec
+    if spec.name != 'lorenz':
       raise ValueError(
-        f'{_WORKDIR.value} is a run of {run.task.spec.name}; a forecast is one '
+        f'{_WORKDIR.value} is a run of {spec.name}; a forecast is one '
         'of lorenz.'
       )
-  keys = run.keys.held_out, run.keys.held_out_noise
-  judged = run.task.evaluations['held_out']
-  scored = evaluate.score(run.learner, state, run.task, judged, *keys)
+  _, *answers = scoring.score_run(run, state)
   path = pathlib.Path(_WORKDIR.value) / 'figures' / 'forecast.png'
-  draw(*scored[1:], path)
+  draw(*answers, path)
   print(f'wrote {path}')
 
 

@@ -17,7 +17,7 @@ def draw(recorded: Mapping[str, np.ndarray], path: pathlib.Path) -> None:
   in the npz. Steps that are asked for are marked above the outputs.
 
   Args:
-    recorded: the arrays of `experiments.probes.write`.
+    recorded: the arrays of `experiments.judge.probes.write`.
     path: the PNG to write.
   """
   inside = [k for k in recorded if k.startswith('inside/')]

@@ -18,7 +18,9 @@ from scipy import stats
 
 from bionet_core import interfaces
 from bionet_tasks.temporal import evidence
-from experiments import commandline, evaluate
+from experiments.judge import scoring
+from experiments.runs import saved
+from experiments.shell import commandline
 
 _LEVEL = 0.95
 
@@ -108,17 +110,16 @@ def draw(
 def _main(argv: list[str]) -> None:
   del argv
   with commandline.bad_input():
-    run, state, _ = evaluate.restore(_WORKDIR.value)
-    if run.task.spec.name != 'evidence_accumulation':
+    run, state, _ = saved.restore(_WORKDIR.value)
+    spec = run.first.task.spec
+    if spec.name != 'evidence_accumulation':
       raise ValueError(
-        f'{_WORKDIR.value} is a run of {run.task.spec.name}; the psychometric '
+        f'{_WORKDIR.value} is a run of {spec.name}; the psychometric '
         'curve is one of evidence_accumulation.'
       )
   answers = {}
-  for name, evaluation in run.task.evaluations.items():
-    keys = run.keys.held_out, run.keys.held_out_noise
-    scored = evaluate.score(run.learner, state, run.task, evaluation, *keys)
-    answers[name] = scored[1:]
+  for name in run.first.task.evaluations:
+    _, *answers[name] = scoring.score_run(run, state, name)
   path = pathlib.Path(_WORKDIR.value) / 'figures' / 'psychometric.png'
   draw(answers, path)
   print(f'wrote {path}')

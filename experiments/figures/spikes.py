@@ -35,7 +35,7 @@ def draw(recorded: Mapping[str, np.ndarray], path: pathlib.Path) -> None:
   them, if it does. Shaded steps are asked.
 
   Args:
-    recorded: the arrays of `experiments.probes.write` of a spiking cell.
+    recorded: the arrays of `experiments.judge.probes.write` of a spiking cell.
     path: the PNG to write.
   """
   shown = min(len(recorded['number']), _MAX_TRIALS)

@@ -20,8 +20,9 @@ import numpy as np
 
 from bionet_core import unroll
 from bionet_core.cells import tissue
-from experiments import build, updates
+from bionet_learners.populations import population
 from experiments.configs import cell_fate as configs
+from experiments.runs import build, updates
 
 SEEDS = (0,)
 _ROUNDS = 5
@@ -31,7 +32,7 @@ _CALL = 'one compiled call'
 
 
 def run(seeds: list[int], only: str = '') -> list[dict]:
-  """Rows: CPU ms a generation, and how often it fits into the loop's time."""
+  """Rows: CPU ms per generation, and how often it fits into the loop's time."""
   # Threads that wait for each other burn CPU time; one core is comparable. This
   # must come before JAX starts its own threads.
   os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
@@ -77,27 +78,28 @@ def _config(seed: int, *, common: bool):
 
 def _start(config):
   run = build.build(config)
-  index = jnp.arange(run.batch_size)
-  trials = run.task.sample(run.keys.data, index, run.batch_size)
-  return run, updates.init(run), trials
+  stage = run.first
+  index = jnp.arange(stage.batch_size)
+  trials = stage.task.sample(stage.keys.data, index, stage.batch_size)
+  return stage, updates.init(run), trials
 
 
 def _called(config):
   """A generation as the learner's own update; its mean loss."""
-  run, state, trials = _start(config)
-  update = jax.jit(run.learner.update)
+  stage, state, trials = _start(config)
+  update = jax.jit(stage.learner.update)
 
   def subject():
-    _, metrics = jax.block_until_ready(update(state, run.keys.noise, trials))
+    _, metrics = jax.block_until_ready(update(state, stage.keys.noise, trials))
     return float(metrics['loss_mean'])
 
   return subject
 
 
-def _with_cell(config, run, trials):
+def _with_cell(config, stage, trials):
   """`(params, key) -> loss` of a member, by our cell and its unrolling."""
   del config
-  cell, loss = run.dynamics, run.task.losses[run.task.spec.loss]
+  cell, loss = stage.dynamics, stage.task.losses[stage.task.spec.loss]
 
   def judge(params, key):
     begun = unroll.initial_state(cell, {}, key, trials.index)
@@ -108,9 +110,9 @@ def _with_cell(config, run, trials):
   return judge
 
 
-def _plain(config, run, trials):
+def _plain(config, stage, trials):
   """The same in plain JAX, as one writes it without bionet."""
-  loss = run.task.losses[run.task.spec.loss]
+  loss = stage.task.losses[stage.task.spec.loss]
   rate = tissue.regulatory_network(config.network.hidden, centred=False)
   fold_in = jax.vmap(jax.random.fold_in, in_axes=(0, None))
 
@@ -127,7 +129,7 @@ def _plain(config, run, trials):
       moved = states + drift + sigma * jnp.sqrt(dt) * xi
       return jnp.clip(moved, 0.0, 1.0), None
 
-    begun = unroll.initial_state(run.dynamics, {}, key, trials.index)
+    begun = unroll.initial_state(stage.dynamics, {}, key, trials.index)
     numbers = jnp.arange(trials.inputs.shape[0])
     states, _ = jax.lax.scan(step, begun, (numbers, trials.inputs))
     return loss(states, trials.targets[-1], trials.mask[-1])[0]
@@ -137,16 +139,16 @@ def _plain(config, run, trials):
 
 def _looped(config, make_judge):
   """A generation member by member, selection and mutation in NumPy."""
-  run, state, trials = _start(config)
-  judge = jax.jit(make_judge(config, run, trials))
+  stage, state, trials = _start(config)
+  judge = jax.jit(make_judge(config, stage, trials))
   settings = config.learner
 
   members = jax.device_get(state.rule_state.shared.members)
   size, elites = settings.population_size, settings.elites
   noise_keys = [
-    run.keys.noise
+    stage.keys.noise
     if settings.common_noise
-    else judge.member_key(run.keys.noise, i)
+    else population.member_key(stage.keys.noise, i)
     for i in range(size)
   ]
   rng = np.random.default_rng(config.seed)

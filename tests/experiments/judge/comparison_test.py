@@ -5,21 +5,26 @@ Truth: folders written here, with rows and seconds of which the answers follow.
 """
 
 import json
-import types
+import pathlib
+import subprocess
+import sys
 
 import numpy as np
 import pytest
 from matplotlib import figure
 
-from experiments import commandline, compare
-from experiments import workdir as workdirs
 from experiments.configs import cell_fate, copying
-from experiments.figures import comparison
+from experiments.figures import comparison as figures
+from experiments.judge import comparison
+from experiments.runs import factories
+from experiments.shell import workdirs
+
+REPO = pathlib.Path(__file__).parents[3]
 
 
 def _folder(path, config, rows, result=None):
   """A run's folder as `experiments.train` leaves it."""
-  spec = compare._task(config).spec
+  spec = factories.make_task(config).spec
   workdirs.create(path, config, spec)
   lines = ''.join(json.dumps(row) + '\n' for row in rows)
   (path / 'metrics.jsonl').write_text(lines)
@@ -44,24 +49,28 @@ def evolution(tmp_path):
     {'step': 4, 'split': 'eval', 'utility': 0.5},
   ]
   config = cell_fate.get_config('smoke')
-  result = {'steps': 4, 'cpu_seconds': 60.0}
+  result = {'updates': 4, 'cpu_seconds': 60.0}
   return _folder(tmp_path / 'evolved', config, rows, result)
 
 
 def _gradient(path, cpu_seconds=10.0):
   config = cell_fate.get_config('bptt')
-  config.num_steps, config.batch_size = 10, 8
+  config.num_updates, config.batch_size = 10, 8
   config.task.num_held_out = 50
   rows = [
     {'step': step, 'split': 'eval', 'utility': step / 20} for step in (5, 10)
   ]
-  result = {'steps': 10, 'cpu_seconds': cpu_seconds}
+  result = {'updates': 10, 'cpu_seconds': cpu_seconds}
   return _folder(path, config, rows, result)
+
+
+def _draw(paths, metrics, path):
+  figures.draw(*comparison.compare(paths, metrics, 'eval'), path)
 
 
 def test_every_member_of_a_population_costs_its_trials():
   """Truth: 4, 3, 3 members x 12 replicates; 40, 80 and 40 steps of each."""
-  trials, steps = compare.spent(cell_fate.get_config('smoke'))
+  trials, steps = comparison.spent(cell_fate.get_config('smoke'))
   assert trials.tolist() == [0, 48, 96, 132, 168]
   assert steps.tolist() == [0, 1920, 3840, 3840 + 2880, 6720 + 1440]
 
@@ -69,8 +78,8 @@ def test_every_member_of_a_population_costs_its_trials():
 def test_gradients_cost_their_batches():
   """Truth: batches of 8; 200 steps a trial."""
   config = cell_fate.get_config('bptt')
-  config.num_steps, config.batch_size = 3, 8
-  trials, steps = compare.spent(config)
+  config.num_updates, config.batch_size = 3, 8
+  trials, steps = comparison.spent(config)
   assert trials.tolist() == [0, 8, 16, 24]
   assert steps.tolist() == [0, 1600, 3200, 4800]
 
@@ -83,7 +92,7 @@ def test_restarts_cost_the_draws_that_judge_them():
   stage the fourth judges one and the pick, on 10 and 10. Two copies learn on 8
   trials of 20 steps, then one on 12.
   """
-  trials, steps = compare.spent(cell_fate.get_config('gradient_smoke'))
+  trials, steps = comparison.spent(cell_fate.get_config('gradient_smoke'))
   spent = [16 + 5 * 16, 16 + 3 * 16, 12, 12 + 2 * 20]
   assert np.diff(trials).tolist() == spent
   simulated = [320 + 5 * 240, 320 + 3 * 240, 240, 240 + 2 * 300]
@@ -95,8 +104,8 @@ def test_a_curve_is_the_held_out_rows(evolution):
 
   Before them stands the untrained network, which cost nothing.
   """
-  [run] = compare.load([evolution])
-  curve = compare.curve(run, 'utility', 'eval')
+  [run] = comparison.load([evolution])
+  curve = comparison.curve(run, 'utility', 'eval')
   assert curve.label == 'evolved (evolution)'
   assert curve.values.tolist() == [0.125, 0.25, 0.5]
   costs = {axis: values.tolist() for axis, values in curve.costs.items()}
@@ -105,14 +114,14 @@ def test_a_curve_is_the_held_out_rows(evolution):
   np.testing.assert_allclose(
     costs['CPU seconds of training'], [0, 60 * 3840 / 8160, 60]
   )
-  assert compare.curve(run, 'utility', 'train').values.tolist() == [0.9]
+  assert comparison.curve(run, 'utility', 'train').values.tolist() == [0.9]
 
 
 def test_a_warm_start_is_no_untrained_network(evolution):
   """Truth: the rows alone, where another run had learned before."""
-  [run] = compare.load([evolution])
+  [run] = comparison.load([evolution])
   run.config.init_from = 'runs/another'
-  assert compare.curve(run, 'utility', 'eval').values.tolist() == [0.25, 0.5]
+  assert comparison.curve(run, 'utility', 'eval').values.tolist() == [0.25, 0.5]
 
 
 def test_what_not_all_runs_know_is_not_drawn(evolution, tmp_path, monkeypatch):
@@ -123,7 +132,7 @@ def test_what_not_all_runs_know_is_not_drawn(evolution, tmp_path, monkeypatch):
   )
   for cpu_seconds, panels in ((10.0, 3), (None, 2)):
     other = _gradient(tmp_path / f'gradient_{panels}', cpu_seconds)
-    compare.compare([evolution, other], tmp_path / 'c.png', [], 'eval')
+    _draw([evolution, other], [], tmp_path / 'c.png')
     assert len(saved[-1].axes) == panels
   axes = saved[0].axes[1]
   drawn = {line.get_label(): line for line in axes.lines}
@@ -151,7 +160,7 @@ def test_every_metric_has_a_row_with_its_own_levels(tmp_path, monkeypatch):
       ('online', 1.5, 0.5),
     )
   ]
-  compare.compare(paths, tmp_path / 'c.png', ['loss', 'accuracy'], 'eval')
+  _draw(paths, ['loss', 'accuracy'], tmp_path / 'c.png')
   panels = np.reshape(np.array(saved[0].axes), (2, 2))
   for row, name, values, levels in (
     (panels[0], 'loss', [1.0, 1.5], {'ceiling': 0, 'chance': np.log(8)}),
@@ -178,7 +187,7 @@ def test_a_wide_range_is_drawn_on_a_logarithm(tmp_path, monkeypatch):
       'a', np.array([0.0, 0.5, 1.0]), {'updates': np.array([0, 1, last])}
     )
     one = comparison.Compared('utility', [curve], {})
-    comparison.draw('toy', [one], tmp_path / 'c.png')
+    figures.draw('toy', [one], tmp_path / 'c.png')
     axes = saved[-1].axes[0]
     assert axes.get_xscale() == scale and axes.get_xlim()[0] == 0
 
@@ -201,7 +210,7 @@ def test_a_level_that_would_press_the_curves_flat_is_named(
     one = comparison.Compared(
       'utility', [curve], {'ceiling': 1.0, 'chance': chance}
     )
-    comparison.draw('toy', [one], tmp_path / 'c.png')
+    figures.draw('toy', [one], tmp_path / 'c.png')
     axes = saved[-1].axes[0]
     assert {line.get_label() for line in axes.lines} == {'a', *drawn}
     assert {text.get_text() for text in axes.texts} == {'ceiling\n1', said}
@@ -212,46 +221,45 @@ def test_a_level_that_would_press_the_curves_flat_is_named(
 def test_what_cannot_be_compared_is_refused(evolution, tmp_path):
   """Truth: the words that say what is wrong, and what there is."""
   with pytest.raises(FileNotFoundError, match='holds no run'):
-    compare.load([str(tmp_path / 'nowhere')])
+    comparison.load([str(tmp_path / 'nowhere')])
   with pytest.raises(ValueError, match='names no run'):
-    compare.load([])
+    comparison.load([])
   other = _folder(tmp_path / 'copying', copying.get_config('smoke'), [])
   with pytest.raises(ValueError, match='only runs of one task compare'):
-    compare.load([evolution, other])
+    comparison.load([evolution, other])
   config = cell_fate.get_config('smoke')
   config.task.num_held_out = 60
   other = _folder(tmp_path / 'other', config, [])
   with pytest.raises(ValueError, match='not measured alike'):
-    compare.load([evolution, other])
-  [run] = compare.load([evolution])
+    comparison.load([evolution, other])
+  [run] = comparison.load([evolution])
   with pytest.raises(ValueError, match=r'accuracy.*There are: utility'):
-    compare.curve(run, 'accuracy', 'eval')
+    comparison.curve(run, 'accuracy', 'eval')
 
 
-def test_the_command_says_what_it_drew(
-  evolution, tmp_path, monkeypatch, capsys
-):
+def _compare(*arguments):
+  """The command, in a process of its own."""
+  return subprocess.run(
+    [sys.executable, '-m', 'experiments.compare', *arguments],
+    cwd=REPO,
+    capture_output=True,
+    text=True,
+    check=False,
+  )
+
+
+def test_the_command_says_what_it_drew(evolution, tmp_path):
   """Truth: the last rows, and what was spent by then."""
   output = tmp_path / 'comparison.png'
-  given = {
-    '_WORKDIRS': [evolution],
-    '_OUTPUT': str(output),
-    '_METRIC': [],
-    '_SPLIT': 'eval',
-  }
-  for name, value in given.items():
-    holder = types.SimpleNamespace(value=value)
-    monkeypatch.setattr(compare, name, holder, raising=False)
-  compare._main([])
-  assert capsys.readouterr().out.splitlines() == [
+  answer = _compare(f'--workdirs={evolution}', f'--output={output}')
+  assert answer.returncode == 0, answer.stderr
+  assert answer.stdout.splitlines() == [
     'evolved (evolution)  utility 0.5000 after 4 updates, 168 trials '
     'simulated, 60 CPU seconds of training',
     f'wrote {output}',
   ]
   assert output.read_bytes()[:8] == b'\x89PNG\r\n\x1a\n'
-  bad = types.SimpleNamespace(value=str(tmp_path / 'no' / 'c.png'))
-  monkeypatch.setattr(compare, '_OUTPUT', bad)
-  with pytest.raises(SystemExit) as end:
-    compare._main([])
-  assert end.value.code == commandline.BAD_INPUT
-  assert 'name a .png file' in capsys.readouterr().err
+  nowhere = tmp_path / 'no' / 'c.png'
+  answer = _compare(f'--workdirs={evolution}', f'--output={nowhere}')
+  assert answer.returncode == 2
+  assert 'name a .png file' in answer.stderr

@@ -13,9 +13,9 @@ import sys
 import pytest
 
 from bionet_learners.training import checkpoints
-from experiments import signals
+from experiments.shell import signals
 
-REPO = pathlib.Path(__file__).parents[2]
+REPO = pathlib.Path(__file__).parents[3]
 NOTED = (signal.SIGTERM, signal.SIGUSR1)
 
 
@@ -60,7 +60,7 @@ def _start(workdir, environment) -> subprocess.Popen:
       '-m',
       'experiments.train',
       '--config=experiments/configs/copying.py:smoke',
-      '--config.num_steps=100000',
+      '--config.num_updates=100000',
       '--config.log_every=50',
       '--config.eval_every=100000',
       '--config.checkpoint_every=100000',

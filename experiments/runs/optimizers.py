@@ -3,13 +3,14 @@
 
 import math
 from collections.abc import Callable, Mapping
+from typing import NamedTuple
 
 import jax
 import ml_collections
 import optax
 
 from bionet_core import interfaces
-from experiments import settings as sections
+from experiments.runs import sections
 
 _OPTIMIZERS: Mapping[str, Callable[..., optax.GradientTransformation]] = {
   'adam': optax.adam,
@@ -18,13 +19,25 @@ _OPTIMIZERS: Mapping[str, Callable[..., optax.GradientTransformation]] = {
 }
 
 
+class Optimizer(NamedTuple):
+  """A config's optimizer.
+
+  Attributes:
+    transformation: the optimizer itself.
+    rate: from an update's number to the learning rate.
+  """
+
+  transformation: optax.GradientTransformation
+  rate: optax.Schedule
+
+
 def make_optimizer(
   settings: ml_collections.ConfigDict,
-  num_steps: int,
+  num_updates: int,
   params: interfaces.ArrayTree,
   windows: int = 1,
-) -> tuple[optax.GradientTransformation, optax.Schedule]:
-  """The optimizer of a config's section, and its learning rate by update.
+) -> Optimizer:
+  """The optimizer of a config's section.
 
   Args:
     settings: `name`, `learning_rate`, `schedule` ('constant', or 'cosine' or
@@ -34,24 +47,24 @@ def make_optimizer(
       (`{module: factor}` on the learning rate of the parameters under that key
       of the tree; 0 freezes them), and the optimizer's own settings by their
       optax names.
-    num_steps: updates of the run.
+    num_updates: updates of the run.
     params: the parameters, or their shapes.
-    windows: calls of the optimizer an update.
+    windows: calls of the optimizer per update.
 
   Raises:
     KeyError, ValueError: for what cannot be.
   """
-  own = dict(sections.plain(settings))
-  name, rate = own.pop('name'), own.pop('learning_rate')
-  kind, warmup = own.pop('schedule'), own.pop('warmup')
-  clip_norm, accumulate = own.pop('clip_norm'), own.pop('accumulate')
-  factors = own.pop('rate_factors', {})
+  rest = dict(sections.plain(settings))
+  name, rate = rest.pop('name'), rest.pop('learning_rate')
+  kind, warmup = rest.pop('schedule'), rest.pop('warmup')
+  clip_norm, accumulate = rest.pop('clip_norm'), rest.pop('accumulate')
+  factors = rest.pop('rate_factors', {})
   if name not in _OPTIMIZERS:
     raise KeyError(
       f'no optimizer named {name!r}.{sections.near(name, _OPTIMIZERS)} '
       f'There are: {", ".join(_OPTIMIZERS)}.'
     )
-  sections.check_keywords(_OPTIMIZERS[name], 'optimizer', name, own)
+  sections.check_keywords(_OPTIMIZERS[name], 'optimizer', name, rest)
   for module, factor in factors.items():
     if module not in params:
       raise KeyError(
@@ -64,30 +77,35 @@ def make_optimizer(
     raise ValueError(f'optimizer.clip_norm is {clip_norm}; 0 means none.')
   if accumulate < 1:
     raise ValueError(f'optimizer.accumulate is {accumulate}; 1 is the least.')
-  # The optimizer's own steps are fewer than its calls.
-  num_own = -(-num_steps * windows // accumulate)
-  own_warmup = warmup * windows // accumulate
-  schedule = _schedule(kind, num_own, own_warmup)
+  # A schedule counts the steps that the optimizer takes. It is called once per
+  # window of each update, and takes one step per `accumulate` calls.
+  schedule = _schedule(
+    kind,
+    num_steps=-(-num_updates * windows // accumulate),
+    warmup=warmup * windows // accumulate,
+  )
 
-  def one(factor):
-    if rate * factor == 0:
+  def scaled_by(factor):
+    if rate * factor == 0:  # weight decay must not reach a frozen module
       return optax.set_to_zero()
-    return _OPTIMIZERS[name](lambda step: rate * factor * schedule(step), **own)
+    return _OPTIMIZERS[name](
+      lambda step: rate * factor * schedule(step), **rest
+    )
 
-  optimizer = one(1.0)
+  optimizer = scaled_by(1.0)
   if factors:
     labels = {
       module: jax.tree.map(lambda _, m=module: m if m in factors else '', tree)
       for module, tree in params.items()
     }
-    scaled = {module: one(factor) for module, factor in factors.items()}
+    scaled = {m: scaled_by(factor) for m, factor in factors.items()}
     optimizer = optax.multi_transform({'': optimizer, **scaled}, labels)
   if clip_norm:
     optimizer = optax.chain(optax.clip_by_global_norm(clip_norm), optimizer)
   if accumulate > 1:
     steps = optax.MultiSteps(optimizer, accumulate)
     optimizer = steps.gradient_transformation()
-  return (
+  return Optimizer(
     optimizer,
     lambda update: rate * schedule(update * windows // accumulate),
   )

@@ -11,9 +11,9 @@ It holds:
   probes.npz      states and traces of chosen trials, if asked for
   profile/        a trace of one range of updates, if asked for
   evaluation.json every evaluation, trained and untrained, and descriptions
-  result.json     written last: steps, wall seconds of this session, CPU seconds
-                  of the training without evaluations (null where it was
-                  resumed), final metrics
+  result.json     written last: updates, wall seconds of this session, CPU
+                  seconds of the training without evaluations (null where it
+                  was resumed), final metrics
 """
 
 import contextlib
@@ -35,7 +35,7 @@ _PACKAGES = ('jax', 'jaxlib', 'dm-haiku', 'optax', 'chex', 'numpy')
 _MAY_DIFFER = ('devices',)  # a run goes on on any number of them
 
 
-class Found(NamedTuple):
+class Contents(NamedTuple):
   """What stands in a folder that is to hold a run.
 
   Attributes:
@@ -49,7 +49,7 @@ class Found(NamedTuple):
   notes: tuple[str, ...] = ()
 
 
-def find(path: pathlib.Path, config: ml_collections.ConfigDict) -> Found:
+def find(path: pathlib.Path, config: ml_collections.ConfigDict) -> Contents:
   """Looks for the run of a config in a folder; writes nothing.
 
   Raises:
@@ -58,11 +58,11 @@ def find(path: pathlib.Path, config: ml_collections.ConfigDict) -> Found:
   """
   file = path / 'config.json'
   if not file.exists():
-    return Found('nothing')
-  found = _read(file)
-  _check_same(path, found['config'], config)
+    return Contents('nothing')
+  began = _read(file)
+  _check_same(path, began['config'], config)
   done = (path / 'result.json').exists()
-  return Found('finished' if done else 'unfinished', _notes(found))
+  return Contents('finished' if done else 'unfinished', _notes(began))
 
 
 def create(
@@ -123,13 +123,14 @@ def _environment() -> dict:
   }
 
 
-def _notes(found: dict) -> tuple[str, ...]:
-  now = _environment()
+def _notes(began: dict) -> tuple[str, ...]:
+  """What differs from the environment in which a run began."""
+  current = _environment()
   pairs = [
-    (name, found['versions'].get(name), version)
-    for name, version in now['versions'].items()
+    (name, began['versions'].get(name), version)
+    for name, version in current['versions'].items()
   ]
-  pairs.append(('device', found['device']['kind'], now['device']['kind']))
+  pairs.append(('device', began['device']['kind'], current['device']['kind']))
   return tuple(
     f'{name} was {before} and is {after}'
     for name, before, after in pairs
@@ -138,13 +139,13 @@ def _notes(found: dict) -> tuple[str, ...]:
 
 
 def _check_same(path: pathlib.Path, before: dict, config) -> None:
-  now = json.loads(json.dumps(config.to_dict()))
-  flat, flat_now = _flat(before), _flat(now)
+  given = json.loads(json.dumps(config.to_dict()))
+  flat, flat_given = _flat(before), _flat(given)
   differ = [
     f'{name} is {flat.get(name, "not set")!r} there and '
-    f'{flat_now.get(name, "not set")!r} here'
-    for name in sorted(flat.keys() | flat_now.keys())
-    if flat.get(name) != flat_now.get(name) and name not in _MAY_DIFFER
+    f'{flat_given.get(name, "not set")!r} here'
+    for name in sorted(flat.keys() | flat_given.keys())
+    if flat.get(name) != flat_given.get(name) and name not in _MAY_DIFFER
   ]
   if differ:
     more = f', and {len(differ) - 1} more' if len(differ) > 1 else ''

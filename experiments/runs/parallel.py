@@ -17,7 +17,7 @@ import numpy as np
 
 from bionet_core import interfaces, unroll
 from bionet_learners import base as learners
-from bionet_learners.training import learner as ranges
+from bionet_learners.training import learner as learner_ranges
 
 _AXIS = 'devices'
 
@@ -47,8 +47,8 @@ def check(count: int, batch_size: int) -> None:
   """Raises ValueError for devices that are not there, or share no batch."""
   if count < 1:
     raise ValueError(f'devices is {count}; it must be at least 1.')
-  there = jax.local_device_count()
-  if count > there:
+  present = jax.local_device_count()
+  if count > present:
     hint = ''
     if jax.default_backend() == 'cpu':
       hint = (
@@ -56,10 +56,8 @@ def check(count: int, batch_size: int) -> None:
         f'XLA_FLAGS=--xla_force_host_platform_device_count={count} in the '
         'environment.'
       )
-    raise ValueError(
-      f'devices is {count}, and there '
-      f'{"is 1 device" if there == 1 else f"are {there} devices"} here.{hint}'
-    )
+    have = 'is 1 device' if present == 1 else f'are {present} devices'
+    raise ValueError(f'devices is {count}, and there {have} here.{hint}')
   if batch_size % count:
     near = batch_size - batch_size % count or count
     raise ValueError(
@@ -72,13 +70,13 @@ def shard(
   state: learners.LearnerState, learner: learners.Learner, count: int
 ) -> learners.LearnerState:
   """A whole state laid out over devices, `[D, ...]` each leaf."""
-  here = jax.local_devices()[:count]
+  local = jax.local_devices()[:count]
 
   def same(tree):
-    return jax.tree.map(lambda x: _spread([x] * count, here), tree)
+    return jax.tree.map(lambda x: _spread([x] * count, local), tree)
 
   def parts(tree):
-    return jax.tree.map(lambda x: _spread(jnp.split(x, count), here), tree)
+    return jax.tree.map(lambda x: _spread(jnp.split(x, count), local), tree)
 
   rule = state.rule_state
   if learner.partition == 'trials':
@@ -119,14 +117,14 @@ def whole(
 
 def make_advance(
   learner: learners.Learner,
-  sample: ranges.Sample,
+  sample: learner_ranges.Sample,
   count: int,
   *,
   data_key: jax.Array,
   noise_key: jax.Array,
   batch_size: int,
 ) -> Callable[..., tuple[learners.LearnerState, dict[str, jax.Array]]]:
-  """The compiled range on several devices; as `ranges.make_advance` on one.
+  """The compiled range on several devices, as `make_advance` on one.
 
   The trials are sampled on the first device and handed out.
 
@@ -136,21 +134,23 @@ def make_advance(
     count: D, which divides `batch_size`.
     data_key: draws the trials.
     noise_key: draws their noise.
-    batch_size: trials an update, over all devices.
+    batch_size: trials per update, over all devices.
 
   Returns:
     `(state, first, n) -> (state, {name: [n]})`, the state as `shard` lays it
     out; the metrics are those of the first device.
   """
   split = learner.partition == 'trials'
-  here = jax.local_devices()[:count]
-  mesh = jax.sharding.Mesh(np.array(here), (_AXIS,))
+  local = jax.local_devices()[:count]
+  mesh = jax.sharding.Mesh(np.array(local), (_AXIS,))
   spec = jax.sharding.PartitionSpec(*([_AXIS] if split else []))
   layout = jax.sharding.NamedSharding(mesh, spec)
 
   @functools.partial(jax.jit, static_argnums=1)
   def sampled(first, n):
-    batches = ranges.sample_range(sample, data_key, first, n, batch_size)
+    batches = learner_ranges.sample_range(
+      sample, data_key, first, n, batch_size
+    )
     return _split_trials(batches, count) if split else batches
 
   @functools.partial(
@@ -158,14 +158,14 @@ def make_advance(
     axis_name=_AXIS,
     in_axes=(0, 0 if split else None),
     donate_argnums=0,
-    devices=here,
+    devices=local,
   )
   def scan(state, batches):
-    return ranges.scan_updates(learner, noise_key, state, batches)
+    return learner_ranges.scan_updates(learner, noise_key, state, batches)
 
   def advance(state, first, n):
-    # Handed out in so many words: a transfer that nobody sees is an error
-    # under JAX's transfer guard.
+    # The batches are put explicitly: JAX's transfer guard, under which the loop
+    # runs, makes an implicit transfer an error.
     batches = jax.device_put(sampled(first, n), layout)
     state, values = scan(state, batches)
     return state, jax.tree.map(lambda x: _shards(x)[0], values)
@@ -186,7 +186,7 @@ def _split_trials(batches: interfaces.Trials, count: int) -> interfaces.Trials:
   )
 
 
-def _spread(parts: list[jax.Array], here: list[jax.Device]) -> jax.Array:
+def _spread(parts: list[jax.Array], local: list[jax.Device]) -> jax.Array:
   """One array `[D, ...]`, part d on device d, nothing shared with the parts."""
   typed = jnp.issubdtype(parts[0].dtype, jax.dtypes.prng_key)
   if typed:
@@ -195,7 +195,7 @@ def _spread(parts: list[jax.Array], here: list[jax.Device]) -> jax.Array:
   # By way of the host: a device_put may alias, and donation would then delete
   # what the caller still has.
   stacked = np.stack([np.asarray(part) for part in parts])
-  mesh = jax.sharding.Mesh(np.array(here), (_AXIS,))
+  mesh = jax.sharding.Mesh(np.array(local), (_AXIS,))
   spec = jax.sharding.PartitionSpec(_AXIS)
   laid = jax.device_put(stacked, jax.sharding.NamedSharding(mesh, spec))
   return jax.random.wrap_key_data(laid, impl=impl) if typed else laid

@@ -11,9 +11,9 @@ import pytest
 
 from bionet_learners.training import files
 from bionet_tasks.temporal import copying as copying_task
-from experiments import workdir as workdirs
 from experiments.configs import copying as copying_config
 from experiments.configs import prototypes as prototypes_config
+from experiments.shell import workdirs
 
 SPEC = copying_task.copying().spec
 
@@ -48,9 +48,9 @@ def test_what_stands_in_a_folder(config, tmp_path):
   before = _content(path)
   assert workdirs.find(path, config) == ('unfinished', ())
   assert _content(path) == before
-  workdirs.write_json(path / 'result.json', {'steps': 6})
+  workdirs.write_json(path / 'result.json', {'updates': 6})
   assert workdirs.find(path, config) == ('finished', ())
-  assert workdirs.read_result(path) == {'steps': 6}
+  assert workdirs.read_result(path) == {'updates': 6}
 
 
 def test_a_folder_of_other_things_holds_no_run(config, tmp_path):
@@ -190,7 +190,7 @@ def test_a_folder_below_a_file_cannot_be_made(make, config, tmp_path):
 def test_a_file_is_whole_or_as_it_was(fails, tmp_path, monkeypatch):
   """Truth: the file from before, until all of the new one is on the disk."""
   path = tmp_path / 'result.json'
-  workdirs.write_json(path, {'steps': 1})
+  workdirs.write_json(path, {'updates': 1})
   before = path.read_bytes()
 
   def fail(*_):
@@ -199,9 +199,9 @@ def test_a_file_is_whole_or_as_it_was(fails, tmp_path, monkeypatch):
 
   monkeypatch.setattr(files.os, fails, fail)
   with pytest.raises(OSError, match='no room'):
-    workdirs.write_json(path, {'steps': 2})
+    workdirs.write_json(path, {'updates': 2})
   assert path.read_bytes() == before
   monkeypatch.undo()
-  workdirs.write_json(path, {'steps': 2})
-  assert json.loads(path.read_text()) == {'steps': 2}
+  workdirs.write_json(path, {'updates': 2})
+  assert json.loads(path.read_text()) == {'updates': 2}
   assert os.listdir(tmp_path) == ['result.json']

@@ -17,8 +17,10 @@ from matplotlib import figure
 
 from bionet_core import unroll
 from bionet_learners import base
-from experiments import build, probes, updates
+from experiments import figures
 from experiments.figures import probes as probes_figure
+from experiments.judge import probes
+from experiments.runs import build, updates
 
 CHOSEN = (7, 0, 3)
 
@@ -48,10 +50,14 @@ def prototypes():
 
 def _held_out(run):
   """All held-out trials, and the chosen ones by hand."""
-  evaluation = run.task.evaluations['held_out']
+  evaluation = run.first.task.evaluations['held_out']
   index = jnp.arange(evaluation.num_trials)
-  trials = evaluation.sample(run.keys.held_out, index)
+  trials = evaluation.sample(run.first.keys.held_out, index)
   return trials, np.array(CHOSEN)
+
+
+def _with_rule(run, rule):
+  return run._replace(stages=(run.first._replace(rule=rule),))
 
 
 @pytest.mark.parametrize('name', ['copying', 'prototypes'])
@@ -64,7 +70,9 @@ def test_the_chosen_trials_are_those_of_the_evaluation(name, request):
     np.testing.assert_array_equal(
       recorded[field], getattr(trials, field)[:, chosen]
     )
-  outputs = run.learner.predict(state, run.keys.held_out_noise, trials)
+  outputs = run.first.learner.predict(
+    state, run.first.keys.held_out_noise, trials
+  )
   np.testing.assert_allclose(
     recorded['outputs'], outputs[:, chosen], rtol=1e-5, atol=1e-6
   )
@@ -78,7 +86,7 @@ def test_states_of_a_cell_are_those_of_a_loop(copying):
   assert inside['inside/state'].shape == (8, 3, 8)
   assert inside['inside/steps'].tolist() == [[t] * 3 for t in range(1, 9)]
   trials, chosen = _held_out(run)
-  cell, key = run.dynamics, run.keys.held_out_noise
+  cell, key = run.first.dynamics, run.first.keys.held_out_noise
   index = trials.index[chosen]
   now = unroll.initial_state(cell, state.constants, key, index)
   for t in range(8):
@@ -108,11 +116,11 @@ def test_rows_of_a_network_are_those_of_its_sweeps(prototypes):
     (20, 3, 10),
   ]
   trials, chosen = _held_out(run)
-  network = run.dynamics
+  network = run.first.dynamics
   start = network.initial_state(
     state.params, state.constants, trials.inputs[0][chosen], None
   )
-  keys = unroll.trial_keys(run.keys.held_out_noise, trials.index[chosen])
+  keys = unroll.trial_keys(run.first.keys.held_out_noise, trials.index[chosen])
   for sweeps in (1, 2, 20):
     settled, changed = network.settle(
       state.params,
@@ -143,7 +151,7 @@ def test_what_is_recorded_is_no_other_run(copying):
 def test_a_learner_of_no_rule_shows_its_outputs(copying):
   """Truth: there is nothing else that is known of it."""
   run, state, recorded = copying
-  found = probes.record(run._replace(rule=None), state, CHOSEN)
+  found = probes.record(_with_rule(run, None), state, CHOSEN)
   assert found.keys() == {'number', 'inputs', 'targets', 'mask', 'outputs'}
   np.testing.assert_array_equal(found['outputs'], recorded['outputs'])
 
@@ -156,8 +164,8 @@ def test_what_a_rule_tells_units_is_recorded(copying):
     del params, constants, rule_state, targets
     return emission * mask[:, None]
 
-  telling = run.rule._replace(learning_signal=learning_signal)
-  found = probes.record(run._replace(rule=telling), state, CHOSEN)
+  telling = run.first.rule._replace(learning_signal=learning_signal)
+  found = probes.record(_with_rule(run, telling), state, CHOSEN)
   expected = recorded['inside/state'] * recorded['mask'][..., None]
   expected = expected * len(CHOSEN)  # of each trial, not of their mean
   np.testing.assert_allclose(found['signals'], expected, rtol=1e-5, atol=1e-7)
@@ -180,13 +188,13 @@ def test_what_a_rule_keeps_per_trial_is_named_by_its_place(copying):
       estimate = base.Estimate(params, jnp.sum(trials.mask), {})
       return estimate, base.RuleState((), counted)
 
-    return run.rule._replace(begin=begin, estimate=estimate)
+    return run.first.rule._replace(begin=begin, estimate=estimate)
 
   for tree, names in (
     (0, {'inside/state'}),
     ({'a': {'b': 0}, 'c': (0, 0)}, {'inside/a.b', 'inside/c.0', 'inside/c.1'}),
   ):
-    found = probes.record(run._replace(rule=keeps(tree)), state, (1,))
+    found = probes.record(_with_rule(run, keeps(tree)), state, (1,))
     inside = {name for name in found if name.startswith('inside/')}
     assert inside == names
     for name in inside:
@@ -220,10 +228,11 @@ def test_arrays_and_picture_are_written(name, request, tmp_path):
   """Truth: what `record` gives; the PNG format's signature and header."""
   run, state, recorded = request.getfixturevalue(name)
   (tmp_path / 'figures').mkdir()
-  path = probes.write(run, state, CHOSEN, tmp_path)
-  assert path == tmp_path / 'probes.npz'
-  with np.load(path) as found:
+  written = probes.write(run, state, CHOSEN, tmp_path)
+  chex.assert_trees_all_equal(written, dict(recorded))
+  with np.load(tmp_path / 'probes.npz') as found:
     chex.assert_trees_all_equal(dict(found), dict(recorded))
+  figures.draw_probes(written, tmp_path / 'figures')
   content = (tmp_path / 'figures' / 'probes.png').read_bytes()
   assert content[:8] == b'\x89PNG\r\n\x1a\n'
   width, height = struct.unpack('>II', content[16:24])

@@ -8,11 +8,9 @@ import ml_collections
 from bionet_learners import base as learners
 from bionet_learners import replicas
 from bionet_tasks import base as tasks
-from experiments import settings as sections
+from experiments.runs import sections
 
-_VALIDATION = (
-  0x76616C69  # what keys of validation draws are folded with: 'vali'
-)
+_VALIDATION = 0x76616C69  # folded into the keys of validation draws: 'vali'
 
 
 def with_restarts(
@@ -22,13 +20,14 @@ def with_restarts(
   data_key: jax.Array,
   noise_key: jax.Array,
 ) -> learners.Learner:
-  """The learner, or so many copies of it as `config.restarts` says.
+  """The learner, or as many copies of it as `config.restarts` says.
 
   Args:
     settings: the section `restarts` of a config.
     task: its evaluations are drawn anew to compare the copies.
-    learner: what there are copies of.
-    data_key: the run's key of held-out trials; the draws here have their own.
+    learner: the learner that is copied.
+    data_key: the run's key of held-out trials, from which that of the
+      validation draws follows.
     noise_key: likewise, of their noise.
 
   Raises:
@@ -52,7 +51,7 @@ def with_restarts(
       )
   if settings.num_trials < 1 or not settings.evaluations:
     raise ValueError(
-      f'restarts.num_trials is {settings.num_trials} and replicas.evaluations '
+      f'restarts.num_trials is {settings.num_trials} and restarts.evaluations '
       f'{tuple(settings.evaluations)}; of both at least 1 is needed.'
     )
   data = jax.random.fold_in(data_key, _VALIDATION)
@@ -67,32 +66,33 @@ def with_restarts(
       scores.append(value if up else -value)
     return jnp.min(jnp.stack(scores))
 
-  return replicas.restarts(
-    learner,
-    settings.count,
-    validate,
-    validate_every=settings.validate_every,
-    active=settings.active or None,
-  )
+  with sections.named_in('restarts', ('count', 'validate_every', 'active')):
+    return replicas.restarts(
+      learner,
+      settings.count,
+      validate,
+      validate_every=settings.validate_every,
+      active=settings.active or None,
+    )
 
 
 def check_validated(
-  settings: ml_collections.ConfigDict, behind: int, own_steps: int
+  settings: ml_collections.ConfigDict, start: int, num_updates: int
 ) -> None:
-  """Raises ValueError if what a run's last stage learns is never judged.
+  """Raises ValueError if the last stage of a run validates no copy.
 
   Args:
     settings: the section `restarts` of the last stage.
-    behind: updates of the stages before.
-    own_steps: updates of the last stage.
+    start: updates of the stages before.
+    num_updates: updates of the last stage.
   """
   if settings.count == 1:
     return
   # The first update of the run judges the copies, and changes none.
-  first, last = max(behind, 1) + 1, behind + own_steps
+  first, last = max(start, 1) + 1, start + num_updates
   if first > last:
     raise ValueError(
-      f'restarts.count is {settings.count} and num_steps {last}: the first '
+      f'restarts.count is {settings.count} and num_updates {last}: the first '
       'update judges the copies and changes none. At least 2 are needed.'
     )
   every = settings.validate_every

@@ -15,12 +15,12 @@ import sys
 import pytest
 
 from bionet_learners.training import checkpoints
-from experiments import build, updates
-from experiments import workdir as workdirs
 from experiments.configs import copying as copying_config
+from experiments.runs import build, updates
+from experiments.shell import workdirs
 
-REPO = pathlib.Path(__file__).parents[2]
-FORK_RUNS = pathlib.Path(__file__).with_name('fork_runs.py')
+REPO = pathlib.Path(__file__).parents[3]
+FORK_RUNS = pathlib.Path(__file__).parents[1] / 'fork_runs.py'
 
 COPYING = '--config=experiments/configs/copying.py:smoke'
 PROTOTYPES = '--config=experiments/configs/prototypes.py:smoke'
@@ -290,24 +290,24 @@ TRAIN = {
     ["--probe: 'first' is no held-out trial", 'from 0 to 19'],
   ),
   'no length': (
-    [COPYING, '--config.num_steps=0'],
-    ['num_steps', 'num_epochs', 'positive'],
+    [COPYING, '--config.num_updates=0'],
+    ['num_updates', 'num_epochs', 'positive'],
   ),
   'epochs of a task without any': (
-    [COPYING, '--config.num_steps=0', '--config.num_epochs=2'],
-    ["task 'copying'", 'no epochs', 'num_steps'],
+    [COPYING, '--config.num_updates=0', '--config.num_epochs=2'],
+    ["task 'copying'", 'no epochs', 'num_updates'],
   ),
   'more trials than numbers': (
-    [COPYING, '--config.num_steps=1000000000'],
+    [COPYING, '--config.num_updates=1000000000'],
     ['batch_size 8 x 1000000000 updates', '2147483647'],
   ),
   'negative length': (
-    [PROTOTYPES, '--config.num_steps=-5'],
-    ['num_steps is -5'],
+    [PROTOTYPES, '--config.num_updates=-5'],
+    ['num_updates is -5'],
   ),
   'two lengths': (
-    [PROTOTYPES, '--config.num_steps=5'],
-    ['num_steps is 5 and num_epochs 1', 'the other 0'],
+    [PROTOTYPES, '--config.num_updates=5'],
+    ['num_updates is 5 and num_epochs 1', 'the other 0'],
   ),
   'number that is none': (
     [PROTOTYPES, '--config.network.strength_in=nan'],
@@ -552,7 +552,7 @@ def _run(path: pathlib.Path, step: int = 0, *, hidden: int = 8) -> None:
   config.network.hidden = hidden
   run = build.build(config)
   with workdirs.locked(path):
-    workdirs.create(path, config, run.task.spec)
+    workdirs.create(path, config, run.first.task.spec)
     if step:
       state = updates.init(run)
       checkpoints.save_checkpoint(state, path / 'checkpoints', step)

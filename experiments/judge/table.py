@@ -1,60 +1,23 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What is said of a trained run: numbers for a program, a table, figures."""
+"""What a judgement says: a table for a reader, JSON for a program."""
 
 import pathlib
 import textwrap
-from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+from collections.abc import Mapping
 
-import jax
-
-from bionet_core import interfaces
-from bionet_learners import base as learners
-from bionet_learners.training import writers
-from experiments import build, figures
-from experiments import workdir as workdirs
+from experiments.judge import scoring
+from experiments.shell import workdirs
 
 
-class Judged(NamedTuple):
-  """A run, judged on every evaluation of its task.
-
-  Attributes:
-    run: what the config built.
-    state: the state that is judged.
-    untrained: the state that the run's seed gives, before any update.
-    step: updates behind `state`.
-    rows: rows of metrics.jsonl up to there.
-    evaluations: `{name: {'num_trials', 'trained', 'untrained', 'gain'}}`: the
-      metrics of both states and their difference, and where the task describes
-      answers, 'described', the descriptions of both.
-    trials: those of 'held_out'.
-    outputs: the answers of `state` to them, float `[T, B, O]`.
-    untrained_outputs: those of `untrained`.
-  """
-
-  run: build.Run
-  state: learners.LearnerState
-  untrained: learners.LearnerState
-  step: int
-  rows: Sequence[writers.Row]
-  evaluations: Mapping[str, Mapping]
-  trials: interfaces.Trials
-  outputs: jax.Array
-  untrained_outputs: jax.Array
-
-
-def write(judged: Judged, workdir: pathlib.Path) -> None:
-  """Writes evaluation.json, atomically, and the figures that apply."""
-  content = {'steps': judged.step, 'evaluations': dict(judged.evaluations)}
+def write(judged: scoring.Judged, workdir: pathlib.Path) -> None:
+  """Writes evaluation.json, atomically."""
+  content = {'updates': judged.update, 'evaluations': dict(judged.evaluations)}
   workdirs.write_json(workdir / 'evaluation.json', content)
-  folder = workdir / 'figures'
-  folder.mkdir(exist_ok=True)
-  figures.draw_all(judged, folder)
 
 
-def table(judged: Judged) -> str:
-  """All numbers of the judgement, to be read: a block for each evaluation."""
-  spec = judged.run.task.spec
+def table(judged: scoring.Judged) -> str:
+  """All numbers of a judgement, to be read: a block for each evaluation."""
+  spec = judged.run.first.task.spec
   blocks = [
     _block(name, content, spec) for name, content in judged.evaluations.items()
   ]
@@ -106,3 +69,10 @@ def _plain(value: float) -> float:
 
 def _scalars(facts: Mapping) -> dict[str, float]:
   return {k: v for k, v in facts.items() if not isinstance(v, Mapping)}
+
+
+def line(metrics: Mapping[str, float]) -> str:
+  """Metrics on one line: `accuracy 0.9563  loss 0.1360`."""
+  return '  '.join(
+    f'{name} {_plain(value):.4f}' for name, value in metrics.items()
+  )

@@ -8,6 +8,7 @@ cut into compiled ranges changes nothing, and a prediction reads no label.
 
 import dataclasses
 import errno
+import functools
 import importlib
 import itertools
 import json
@@ -25,6 +26,7 @@ from unittest import mock
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
 from bionet_learners.training import (
@@ -35,17 +37,21 @@ from bionet_learners.training import (
   writers,
 )
 from bionet_tasks.static import prototypes
-from experiments import build, evaluate, train, updates
-from experiments import workdir as workdirs
-from experiments.configs import compose
+from experiments import session
+from experiments.configs import compose, memory
 from experiments.configs import copying as copying_config
 from experiments.configs import prototypes as prototypes_config
 from experiments.figures import confusion_matrix, learning_curve
+from experiments.judge import scoring
+from experiments.runs import build, factories, saved, updates
+from experiments.shell import workdirs
 
 REPO = pathlib.Path(__file__).parents[2]
 CONFIGS = REPO / 'experiments' / 'configs'
 SHARED = ('__init__', 'base', 'compose')  # files that are no experiment
-NAMES = sorted(p.stem for p in CONFIGS.glob('*.py') if p.stem not in SHARED)
+FILES = sorted(p.stem for p in CONFIGS.glob('*.py') if p.stem not in SHARED)
+# A config of many tasks has a small variant of each.
+NAMES = [name for name in FILES if name != 'memory'] + [*memory.TASKS]
 # One of every kind, looked at closely; the others run, too.
 EXAMPLES = ('cell_fate', 'copying', 'digits', 'prototypes')
 FLOATS = {'adding', 'cell_fate', 'flip_flop', 'lorenz'}
@@ -105,15 +111,17 @@ def _head() -> str | None:
 
 
 def _config(name: str):
+  if name in memory.TASKS:
+    return memory.get_config(f'{name},smoke')
   module = importlib.import_module(f'experiments.configs.{name}')
   return module.get_config('smoke')
 
 
 def _run(config, workdir, **kwargs) -> dict:
   run = build.build(config)
-  workdirs.create(workdir, config, run.task.spec)
-  state, first = train.begin(config, run, workdir)
-  return train.train(config, run, workdir, state, first, **kwargs)
+  workdirs.create(workdir, config, run.first.task.spec)
+  state, first = saved.begin(config, run, workdir)
+  return session.train_from(config, run, workdir, state, first, **kwargs)
 
 
 @pytest.fixture(scope='module')
@@ -155,7 +163,7 @@ def hollow(monkeypatch, no_figures):
     return {'accuracy': accuracy, 'loss': 1.0}, None, trials
 
   monkeypatch.setattr(updates, 'make_advance_between', lambda _: advance)
-  monkeypatch.setattr(evaluate, 'make_score', lambda *_: score)
+  monkeypatch.setattr(scoring, 'make_score', lambda *_: score)
   return accuracies
 
 
@@ -179,7 +187,7 @@ def _rows(workdir) -> list[dict]:
 
 def _state(workdir):
   """The final state, restored from the run's last checkpoint."""
-  return evaluate.restore(workdir)[1]
+  return saved.restore(workdir)[1]
 
 
 def _saved(workdir) -> list[int]:
@@ -188,18 +196,9 @@ def _saved(workdir) -> list[int]:
 
 
 @pytest.fixture
-def start(monkeypatch):
-  """The binary's main, with its flags given, in this process."""
-
-  def start(config, workdir, *, probe=(), profile=False):
-    given = {'_LIST': False, '_WORKDIR': workdir, '_PROBE': list(probe)}
-    for name, value in {**given, '_PROFILE': profile}.items():
-      flag = mock.Mock(value=value)
-      monkeypatch.setattr(train, name, flag, raising=False)
-    monkeypatch.setattr(train.flags, 'FLAGS', mock.Mock(config=config))
-    train._main([])
-
-  return start
+def start():
+  """The command's work, in this process."""
+  return functools.partial(session.train)
 
 
 def _bits(tree) -> list[bytes]:
@@ -267,11 +266,11 @@ def test_evaluate_prints_the_metrics_of_the_result(started, environment):
 
 def test_list_names_every_config_and_plugin():
   """Truth: the files of experiments/configs and the tables of names."""
-  text = train.list_plugins()
-  for name in (*NAMES, 'compose'):
+  text = session.installed()
+  for name in (*FILES, 'compose'):
     assert f'{name}.py' in text
   assert 'base.py' not in text
-  for table in build.BUILTIN.values():
+  for table in factories.BUILTIN.values():
     assert all(name in text for name in table)
 
 
@@ -281,7 +280,7 @@ def test_list_names_every_config_and_plugin():
 
 def test_every_experiment_has_a_smoke_variant():
   """Truth: the files of experiments/configs."""
-  assert {'prototypes', 'copying'} <= set(NAMES)
+  assert {'prototypes', 'copying', 'memory'} <= set(FILES)
   for name in NAMES:
     assert _config(name).to_dict() != {}
 
@@ -314,13 +313,13 @@ def test_metrics_stand_at_every_border(name, finished):
   config = _config(name)
   rows = _rows(finished(name))
   run = build.build(config)
-  last = run.num_steps
+  last = run.num_updates
   every = (config.log_every, config.eval_every, config.checkpoint_every)
   borders = {
     n
     for n in range(1, last + 1)
     if n == last or any(n % interval == 0 for interval in every)
-  } | set(updates.borders(run))
+  } | set(run.borders)
   evaluated = {n for n in borders if n % config.eval_every == 0 or n == last}
   steps = {
     split: [row['step'] for row in rows if row['split'] == split]
@@ -331,7 +330,7 @@ def test_metrics_stand_at_every_border(name, finished):
   assert steps['eval'] == sorted(evaluated)
   for row in rows:
     scalars = {k: v for k, v in row.items() if k not in ('step', 'split')}
-    assert {'train': 'loss', 'eval': run.task.spec.metric}[
+    assert {'train': 'loss', 'eval': run.first.task.spec.metric}[
       row['split']
     ] in scalars
     assert all(math.isfinite(value) for value in scalars.values())
@@ -347,12 +346,12 @@ def test_training_rows_say_how_far_it_goes(name, finished):
   """
   config, workdir = _config(name), finished(name)
   run = build.build(config)
-  if run.rule is None:
+  if run.first.rule is None:
     trained = [row for row in _rows(workdir) if row['split'] == 'train']
     assert [row['learning_rate'] for row in trained] == [0.0] * len(trained)
     assert not [row for row in trained if 'gradient_norm' in row]
     return
-  last = run.num_steps
+  last = run.num_updates
   rates = np.full(last, config.optimizer.learning_rate)
   if config.optimizer.schedule == 'cosine':
     rates *= (1 + np.cos(np.pi * np.arange(last) / last)) / 2
@@ -374,28 +373,28 @@ def test_result_is_the_last_word(name, finished):
   result = _json(workdir / 'result.json')
   assert workdirs.read_result(workdir) == result
   assert list(result) == [
-    'steps',
+    'updates',
     'wall_seconds',
     'cpu_seconds',
     'train',
     'eval',
   ]
-  assert result['steps'] == run.num_steps
+  assert result['updates'] == run.num_updates
   assert result['wall_seconds'] > 0 and result['cpu_seconds'] > 0
   held_out = [row for row in _rows(workdir) if row['split'] == 'eval'][-1]
   assert held_out == {
-    'step': run.num_steps,
+    'step': run.num_updates,
     'split': 'eval',
     **result['eval'],
   }
   state = _state(workdir)
-  assert int(state.step) == run.num_steps == _saved(workdir)[-1]
-  last = (run, *run.later)[-1]
-  fitted, _, _ = evaluate.score(
+  assert int(state.step) == run.num_updates == _saved(workdir)[-1]
+  last = run.last
+  fitted, _, _ = scoring.score(
     last.learner,
     state,
     last.task,
-    evaluate.on_training_trials(last.task, last.batch_size),
+    scoring.on_training_trials(last.task, last.batch_size),
     last.keys.data,
     last.keys.noise,
   )
@@ -409,25 +408,18 @@ def test_what_is_saved_gives_the_very_numbers(name, finished):
   The untrained state is that of the seed, scored on the same trials.
   """
   workdir = finished(name)
-  saved = _json(workdir / 'evaluation.json')
-  run, state, step = evaluate.restore(workdir)
-  again = evaluate.judge(run, state, step, [])
-  assert saved == {'steps': step, 'evaluations': again.evaluations}
-  assert set(saved['evaluations']) == set(run.task.evaluations)
-  for content in saved['evaluations'].values():
+  written = _json(workdir / 'evaluation.json')
+  run, state, step = saved.restore(workdir)
+  again = scoring.judge(run, state, step, [])
+  assert written == {'updates': step, 'evaluations': again.evaluations}
+  assert set(written['evaluations']) == set(run.first.task.evaluations)
+  for content in written['evaluations'].values():
     for metric, gain in content['gain'].items():
       after, before = content['trained'][metric], content['untrained'][metric]
       assert gain == after - before
-  held_out = saved['evaluations']['held_out']
+  held_out = written['evaluations']['held_out']
   assert held_out['trained'] == _json(workdir / 'result.json')['eval']
-  untrained, _, _ = evaluate.score(
-    run.learner,
-    updates.init(run),
-    run.task,
-    run.task.evaluations['held_out'],
-    run.keys.held_out,
-    run.keys.held_out_noise,
-  )
+  untrained, _, _ = scoring.score_run(run, updates.init(run))
   assert held_out['untrained'] == untrained
 
 
@@ -497,22 +489,24 @@ def test_a_finished_run_of_another_config_is_refused(
   """Truth: the difference, by hand; every file as it stood."""
   workdir = shutil.copytree(finished('copying'), tmp_path / 'run')
   config = _config('copying')
-  config.num_steps = 7
+  config.num_updates = 7
   before = {path: path.read_bytes() for path in workdir.rglob('*.json*')}
   with pytest.raises(SystemExit) as end:
     start(config, workdir)
   assert end.value.code == 2
   error = capsys.readouterr().err
   assert error.count('\n') == 1
-  assert 'num_steps is 6 there and 7 here' in error
+  assert 'num_updates is 6 there and 7 here' in error
   assert {p: p.read_bytes() for p in workdir.rglob('*.json*')} == before
 
 
 def test_the_count_of_parameters_is_that_of_a_gru(finished):
   """Truth: three gates of inputs 10, state 8 and bias; a readout to 10."""
   state = _state(finished('copying'))
-  assert build.count(state.params) == 3 * (10 * 8 + 8 * 8 + 8) + (8 * 10 + 10)
-  assert build.count(state.constants) == 0
+  assert optax.tree.size(state.params) == 3 * (10 * 8 + 8 * 8 + 8) + (
+    8 * 10 + 10
+  )
+  assert optax.tree.size(state.constants) == 0
 
 
 ################################################################################
@@ -551,14 +545,14 @@ def test_how_updates_are_cut_changes_nothing(name, monkeypatch):
   where it holds next to nothing.
   """
   run = build.build(_config(name))
-  advance = updates.make_advance(run)
+  advance = updates.make_advance(run.first)
   lengths = []
 
   def noted(state, first, count):
     lengths.append(count)
     return advance(state, first, count)
 
-  monkeypatch.setattr(updates, 'make_advance', lambda _: noted)
+  monkeypatch.setattr(updates, 'make_advance', lambda *_: noted)
 
   def trained(*borders):
     between = updates.make_advance_between(run)
@@ -570,7 +564,9 @@ def test_how_updates_are_cut_changes_nothing(name, monkeypatch):
 
   whole, mean = trained(6)
   assert _bits(trained(2, 4, 6)[0]) == _bits(whole)
-  trials = run.task.sample(run.keys.data, jnp.arange(run.batch_size))
+  trials = run.first.task.sample(
+    run.first.keys.data, jnp.arange(run.first.batch_size)
+  )
   size = sum(x.nbytes for x in jax.tree.leaves(trials))
   for room, cut in ((4 * size, [4, 2]), (1, [1] * 6)):
     monkeypatch.setattr(learner, '_RANGE_BYTES', room)
@@ -595,8 +591,8 @@ def test_a_prediction_reads_no_label(name):
   """Truth: bitwise the outputs under the labels of other trials."""
   run = build.build(_config(name))
   state = updates.init(run)
-  state, _ = updates.make_advance(run)(state, jnp.int32(0), 2)
-  truthful = run.task.evaluations['held_out']
+  state, _ = updates.make_advance(run.first)(state, jnp.int32(0), 2)
+  truthful = run.first.task.evaluations['held_out']
 
   def shuffled(key, index):
     trials = truthful.sample(key, index)
@@ -604,13 +600,13 @@ def test_a_prediction_reads_no_label(name):
     return dataclasses.replace(trials, targets=targets)
 
   def score(evaluation):
-    return evaluate.score(
-      run.learner,
+    return scoring.score(
+      run.first.learner,
       state,
-      run.task,
+      run.first.task,
       evaluation,
-      run.keys.held_out,
-      run.keys.held_out_noise,
+      run.first.keys.held_out,
+      run.first.keys.held_out_noise,
     )
 
   scores, outputs, trials = score(truthful)
@@ -626,17 +622,19 @@ def test_chunks_of_an_evaluation_change_nothing(monkeypatch):
   """Truth: one prediction of all 20 trials at once, measured by hand."""
   run = build.build(_config('copying'))
   state = updates.init(run)
-  held_out = run.task.evaluations['held_out']
-  monkeypatch.setattr(evaluate, '_MAX_CHUNK', 7)  # 7 + 7 + 6, filled up
-  scores, outputs, trials = evaluate.score(
-    run.learner,
+  held_out = run.first.task.evaluations['held_out']
+  monkeypatch.setattr(scoring, '_MAX_CHUNK', 7)  # 7 + 7 + 6, filled up
+  scores, outputs, trials = scoring.score(
+    run.first.learner,
     state,
-    run.task,
+    run.first.task,
     held_out,
-    run.keys.held_out,
-    run.keys.held_out_noise,
+    run.first.keys.held_out,
+    run.first.keys.held_out_noise,
   )
-  whole = run.learner.predict(state, run.keys.held_out_noise, trials)
+  whole = run.first.learner.predict(
+    state, run.first.keys.held_out_noise, trials
+  )
   whole = np.asarray(whole)
   np.testing.assert_allclose(outputs, whole, rtol=1e-5, atol=1e-6)
   asked = np.asarray(trials.mask) > 0
@@ -660,10 +658,10 @@ def test_a_loss_that_is_not_finite_stops_the_run(split, tmp_path, monkeypatch):
     return {'accuracy': 0.5, 'loss': loss}, None, None
 
   monkeypatch.setattr(updates, 'make_advance_between', lambda _: advance)
-  monkeypatch.setattr(evaluate, 'make_score', lambda *_: score)
+  monkeypatch.setattr(scoring, 'make_score', lambda *_: score)
   where = {
-    'train': r'step 4 \(of the steps 4 to 4\): loss is nan',
-    'eval': 'the evaluation after step 3: loss is inf',
+    'train': r'update 4 \(of the updates 4 to 4\): loss is nan',
+    'eval': 'the evaluation after update 3: loss is inf',
   }[split]
   with pytest.raises(FloatingPointError, match=f'^{where}'):
     _run(config, tmp_path)
@@ -679,7 +677,7 @@ def test_a_rate_beyond_all_bounds_is_noticed(name, tmp_path):
   config = _config(name)
   config.optimizer.name, config.optimizer.learning_rate = 'sgd', 1e38
   config.optimizer.clip_norm = 0.0
-  with pytest.raises(FloatingPointError, match=r'step \d.* is (nan|-?inf)\.'):
+  with pytest.raises(FloatingPointError, match=r'update \d.* is (nan|-?inf)\.'):
     _run(config, tmp_path)
   assert not (tmp_path / 'result.json').exists()
 
@@ -692,10 +690,10 @@ def test_schedules_and_streams_see_the_update_and_the_row():
   that its noise goes on where it stopped. Both through the compiled range.
   """
   run = build.build(_config('prototypes'))
-  size, seen = run.batch_size, []
+  size, seen = run.first.batch_size, []
 
   def sample(key, index, batch_size=None):
-    trials = run.task.sample(key, index)
+    trials = run.first.task.sample(key, index)
     annealed = (index // batch_size)[None] * jnp.ones_like(trials.targets)
     return dataclasses.replace(
       trials, targets=annealed, index=index % batch_size
@@ -711,9 +709,9 @@ def test_schedules_and_streams_see_the_update_and_the_row():
     )
     return state, {'loss': jnp.float32(0)}
 
-  toy = run._replace(
-    task=run.task._replace(sample=sample),
-    learner=run.learner._replace(update=update),
+  toy = run.first._replace(
+    task=run.first.task._replace(sample=sample),
+    learner=run.first.learner._replace(update=update),
   )
   jax.block_until_ready(
     updates.make_advance(toy)(updates.init(run), jnp.int32(3), 4)
@@ -724,8 +722,8 @@ def test_schedules_and_streams_see_the_update_and_the_row():
     np.testing.assert_array_equal(targets, np.full(size, step))
     np.testing.assert_array_equal(rows, np.arange(size))
   # What is fitted is judged on these very trials.
-  fitted = evaluate.on_training_trials(toy.task, size)
-  trials = fitted.sample(run.keys.data, jnp.arange(3 * size, 7 * size))
+  fitted = scoring.on_training_trials(toy.task, size)
+  trials = fitted.sample(run.first.keys.data, jnp.arange(3 * size, 7 * size))
   np.testing.assert_array_equal(
     trials.targets[0], np.concatenate([targets for targets, _ in seen])
   )
@@ -774,7 +772,7 @@ def test_a_run_that_diverges_ends_in_one_line(
   monkeypatch.syspath_prepend(tmp_path)
   config = compose.get_config('copying,gru,third_of_train:breaks')
   config.update_from_flattened_dict(copying_config._VARIANTS['smoke'])
-  config.num_steps = 12
+  config.num_updates = 12
   config.log_every = config.eval_every = config.checkpoint_every = 4
   workdir = tmp_path / 'run'
   for _ in range(2):
@@ -783,7 +781,7 @@ def test_a_run_that_diverges_ends_in_one_line(
     assert end.value.code == 1
     out, error = capsys.readouterr()
     assert error == (
-      'error: step 7 (of the steps 5 to 8): gradient_norm is nan. Try a '
+      'error: update 7 (of the updates 5 to 8): gradient_norm is nan. Try a '
       'smaller learning rate, or clip the gradient.\n'
     )
     assert _saved(workdir) == [4]
@@ -796,7 +794,7 @@ def test_a_run_that_diverges_ends_in_one_line(
 def _short():
   """Copying with a checkpoint at every other of six borders."""
   config = _config('copying')
-  config.num_steps, config.log_every = 12, 2
+  config.num_updates, config.log_every = 12, 2
   config.eval_every = config.checkpoint_every = 4
   return config
 
@@ -871,11 +869,11 @@ def test_a_run_stops_early_where_nothing_improves(
   Killed just before its end, the run makes no further update.
   """
   config = _config('copying')
-  config.num_steps, config.log_every, config.eval_every = 30, 3, 3
+  config.num_updates, config.log_every, config.eval_every = 30, 3, 3
   config.early_stopping.patience = 2
   start(config, tmp_path)
   result = _json(tmp_path / 'result.json')
-  assert result['steps'] == 9
+  assert result['updates'] == 9
   assert _saved(tmp_path) == [9]
   text = capsys.readouterr().out
   assert 'accuracy has not improved for 2 evaluations' in text
@@ -898,18 +896,18 @@ def test_an_improvement_is_waited_for(tmp_path, hollow):
   """
   hollow.update({3: 0.1, 6: 0.4, 9: 0.45, 12: 0.3})
   config = _config('copying')
-  config.num_steps, config.log_every, config.eval_every = 30, 3, 3
+  config.num_updates, config.log_every, config.eval_every = 30, 3, 3
   config.early_stopping.patience, config.early_stopping.min_delta = 2, 0.1
-  assert _run(config, tmp_path)['steps'] == 12
+  assert _run(config, tmp_path)['updates'] == 12
 
 
 @pytest.fixture
 def best(tmp_path, monkeypatch, no_figures):
   """A run of 12 updates that was best after 6; one checkpoint at its end."""
   config = _config('copying')
-  config.num_steps, config.log_every, config.eval_every = 12, 3, 3
+  config.num_updates, config.log_every, config.eval_every = 12, 3, 3
   config.checkpoint_every, config.keep_last, config.keep_best = 0, 1, True
-  make_score = evaluate.make_score
+  make_score = scoring.make_score
 
   def made(*args):
     real = make_score(*args)
@@ -922,42 +920,31 @@ def best(tmp_path, monkeypatch, no_figures):
     return score
 
   with monkeypatch.context() as patch:
-    patch.setattr(evaluate, 'make_score', made)
+    patch.setattr(scoring, 'make_score', made)
     _run(config, tmp_path)
   return tmp_path
 
 
-def test_the_best_checkpoint_stays(best, monkeypatch, capsys):
+def test_the_best_checkpoint_stays(best, capsys):
   """Truth: bitwise the state of a run that ended after 6 updates.
 
   `evaluate --which=best` scores it, and `last` the one of update 12.
   """
   assert _saved(best) == [6, 12]
-  run, state, step = evaluate.restore(best, 'best')
+  run, state, step = saved.restore(best, 'best')
   assert step == 6
   advance = updates.make_advance_between(run)
   after, _ = advance(updates.place(run, updates.init(run)), 0, 3)
   after, _ = advance(after, 3, 6)
   assert _bits(state) == _bits(after)
   for which, step in (('best', 6), ('last', 12)):
-    given = {'_WORKDIR': str(best), '_WHICH': which, '_PROBE': []}
-    for name, value in given.items():
-      flag = mock.Mock(value=value)
-      monkeypatch.setattr(evaluate, name, flag, raising=False)
-    evaluate._main([])
+    session.evaluate(str(best), which)
     lines = capsys.readouterr().out.splitlines()
     assert lines[0] == f'{best}: {step} updates'
-    run, state, _ = evaluate.restore(best, which)
-    scores, _, _ = evaluate.score(
-      run.learner,
-      state,
-      run.task,
-      run.task.evaluations['held_out'],
-      run.keys.held_out,
-      run.keys.held_out_noise,
-    )
+    run, state, _ = saved.restore(best, which)
+    scores, _, _ = scoring.score_run(run, state)
     assert _table(lines) == {k: f'{v:.4f}' for k, v in scores.items()}
-    assert _json(best / 'evaluation.json')['steps'] == step
+    assert _json(best / 'evaluation.json')['updates'] == step
 
 
 @pytest.mark.parametrize(
@@ -988,7 +975,7 @@ def test_a_run_starts_from_what_another_one_learned(
   fresh = updates.init(build.build(config))
   config.init_from = str(other)
   capsys.readouterr()
-  state, first = train.begin(config, build.build(config), tmp_path)
+  state, first = saved.begin(config, build.build(config), tmp_path)
   learned = _state(other)
   assert first == int(state.step) == 0
   for part in ('params', 'constants'):
@@ -1010,7 +997,7 @@ def test_its_own_checkpoint_comes_before_the_others_parameters(
   config = _config('copying')
   config.init_from = str(finished('copying'))
   _run(config, tmp_path)
-  state, first = train.begin(config, build.build(config), tmp_path)
+  state, first = saved.begin(config, build.build(config), tmp_path)
   assert first == 6
   assert _bits(state) == _bits(_state(tmp_path))
   assert _bits(state) != _bits(_state(finished('copying')))
@@ -1028,7 +1015,7 @@ def test_another_machine_is_noted(tmp_path, start, capsys, hollow):
   assert capsys.readouterr().out.startswith(
     f'it may not go on bit for bit: optax was 0.0.1 and is {optax}.\n'
   )
-  assert _json(tmp_path / 'result.json')['steps'] == 6
+  assert _json(tmp_path / 'result.json')['updates'] == 6
 
 
 def test_a_profile_and_probes_where_asked_for(
@@ -1090,7 +1077,7 @@ def test_the_host_reads_once_a_border(devices, monkeypatch):
   Nothing goes between host and device unseen; a read of a loss would count.
   """
   config = _config('copying')
-  config.num_steps, config.devices = 7, devices
+  config.num_updates, config.devices = 7, devices
   run = build.build(config)
   advance = updates.make_advance_between(run)
 
@@ -1100,7 +1087,7 @@ def test_the_host_reads_once_a_border(devices, monkeypatch):
       ranges.train_ranges(
         state,
         advance,
-        num_steps=run.num_steps,
+        num_steps=run.num_updates,
         intervals=intervals,
         record=lambda step, split, values: rows.append(step),
         rows=rows,

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Probes: what goes on inside for chosen trials, recorded and drawn."""
+"""Probes: states and traces of chosen trials, recorded."""
 
 import dataclasses
 import math
@@ -12,22 +12,20 @@ import numpy as np
 
 from bionet_core import interfaces, unroll
 from bionet_learners import base as learners
-from experiments import build, updates
-from experiments.figures import probes as figure
-from experiments.figures import spikes
+from experiments.runs import records, updates
 
 _SWEEPS = 20  # of a relaxation network, from zero states
 _MAX_BYTES = 2**30
 
 
-def parse(numbers: Sequence[str], run: build.Run) -> tuple[int, ...]:
+def parse(numbers: Sequence[str], run: records.Run) -> tuple[int, ...]:
   """The held-out trials that `--probe` names.
 
   Raises:
-    ValueError: for what is no number of a held-out trial, or if all that would
-      be recorded is more than 1 GiB.
+    ValueError: for what is no number of a held-out trial, or if the arrays of
+      the trials would take more than 1 GiB.
   """
-  total = run.task.evaluations['held_out'].num_trials
+  total = run.first.task.evaluations['held_out'].num_trials
   for number in numbers:
     if not number.isdecimal() or int(number) >= total:
       raise ValueError(
@@ -40,10 +38,10 @@ def parse(numbers: Sequence[str], run: build.Run) -> tuple[int, ...]:
   return chosen
 
 
-def _check_size(run: build.Run, numbers: Sequence[int]) -> None:
+def _check_size(run: records.Run, numbers: Sequence[int]) -> None:
   recorded = jax.eval_shape(
     lambda state: record(run, state, numbers),
-    updates.template(run, run.num_steps),
+    updates.template(run, run.num_updates),
   )
   size = sum(math.prod(x.shape) * x.dtype.itemsize for x in recorded.values())
   if size > _MAX_BYTES:
@@ -54,12 +52,12 @@ def _check_size(run: build.Run, numbers: Sequence[int]) -> None:
 
 
 def write(
-  run: build.Run,
+  run: records.Run,
   state: learners.LearnerState,
   numbers: Sequence[int],
   workdir: pathlib.Path | str,
-) -> pathlib.Path:
-  """Writes `probes.npz` and `figures/probes.png`, and returns the first.
+) -> dict[str, np.ndarray]:
+  """Writes `probes.npz`, and returns its arrays.
 
   The arrays are `inputs`, `targets`, `mask` and `outputs` as in `Trials`, the
   `number` of each trial, and `inside/NAME [S, n, ...]` of what the rule keeps
@@ -67,41 +65,37 @@ def write(
   rows of a relaxation network after each of S = 20 free sweeps from zero. There
   are `signals [T, n, N]` of a rule that sends its units a learning signal, of
   each trial by itself.
-
-  A cell of spiking units also gets `figures/spikes.png`.
   """
   workdir = pathlib.Path(workdir)
   recorded = {k: np.asarray(v) for k, v in record(run, state, numbers).items()}
-  path = workdir / 'probes.npz'
   partial = workdir / 'probes.partial.npz'
   np.savez_compressed(partial, **recorded)
-  partial.replace(path)
-  figure.draw(recorded, workdir / 'figures' / 'probes.png')
-  if spikes.has_spikes(recorded):
-    spikes.draw(recorded, workdir / 'figures' / 'spikes.png')
-  return path
+  partial.replace(workdir / 'probes.npz')
+  return recorded
 
 
 def record(
-  run: build.Run, state: learners.LearnerState, numbers: Sequence[int]
+  run: records.Run, state: learners.LearnerState, numbers: Sequence[int]
 ) -> dict[str, jax.Array]:
   """The arrays of `write`."""
-  held_out = run.task.evaluations['held_out']
+  stage = run.first
+  held_out = stage.task.evaluations['held_out']
   index = jnp.asarray(numbers)
-  every = held_out.sample(run.keys.held_out, jnp.arange(held_out.num_trials))
+  # All trials are drawn: a sample of a stream depends on the rows beside it.
+  drawn = held_out.sample(stage.keys.held_out, jnp.arange(held_out.num_trials))
   trials = dataclasses.replace(
-    every,
-    index=every.index[index],
-    **jax.tree.map(lambda x: x[:, index], unroll.timed(every)),
+    drawn,
+    index=drawn.index[index],
+    **jax.tree.map(lambda x: x[:, index], unroll.timed(drawn)),
   )
-  key = run.keys.held_out_noise
-  if isinstance(run.dynamics, interfaces.RelaxationNetwork):
-    inside = lambda: _sweeps(run.dynamics, state, key, trials)  # noqa: E731
-  elif run.rule is not None:
-    inside = lambda: _steps(run, state, key, trials)  # noqa: E731
+  key = stage.keys.held_out_noise
+  if isinstance(stage.dynamics, interfaces.RelaxationNetwork):
+    inside = lambda: _sweeps(stage.dynamics, state, key, trials)  # noqa: E731
+  elif stage.rule is not None:
+    inside = lambda: _steps(stage, state, key, trials)  # noqa: E731
   else:
     inside = dict
-  outputs = jax.jit(run.learner.predict)(state, key, trials)
+  outputs = jax.jit(stage.learner.predict)(state, key, trials)
   return {
     'number': index,
     **unroll.timed(trials),
@@ -110,9 +104,9 @@ def record(
   }
 
 
-def _steps(run, state, key, trials) -> dict[str, jax.Array]:
-  """What a rule keeps per trial, after each step, and what it tells units."""
-  rule, params, constants = run.rule, state.params, state.constants
+def _steps(stage, state, key, trials) -> dict[str, jax.Array]:
+  """What a rule keeps per trial, after each step, and its learning signals."""
+  rule, params, constants = stage.rule, state.params, state.constants
   begun = rule.begin(params, constants, state.rule_state, key, trials)
 
   def advance(rule_state, step):
@@ -127,21 +121,23 @@ def _steps(run, state, key, trials) -> dict[str, jax.Array]:
     return recorded
   keys = unroll.trial_keys(key, trials.index)
 
-  def listen(now, at):
-    step, inputs, targets, mask = at
-    emission, now = run.dynamics.step(
-      params, constants, now, unroll.step_keys(keys, step), inputs
+  def advance_and_signal(cell_state, at_step):
+    step, inputs, targets, mask = at_step
+    emission, cell_state = stage.dynamics.step(
+      params, constants, cell_state, unroll.step_keys(keys, step), inputs
     )
-    told = rule.learning_signal(
+    signal = rule.learning_signal(
       params, constants, state.rule_state, emission, targets, mask
     )
-    return now, told * mask.shape[0]  # of each trial, not of their mean
+    # The signal is that of the mean over trials; each trial's is B times it.
+    return cell_state, signal * mask.shape[0]
 
-  start = unroll.initial_state(run.dynamics, constants, key, trials.index)
+  start = unroll.initial_state(stage.dynamics, constants, key, trials.index)
   steps = jnp.arange(trials.mask.shape[0])[:, None]
   steps = jnp.broadcast_to(steps, trials.mask.shape)
-  at = (steps, trials.inputs, trials.targets, trials.mask)
-  return {**recorded, 'signals': jax.lax.scan(listen, start, at)[1]}
+  over_time = (steps, trials.inputs, trials.targets, trials.mask)
+  _, signals = jax.lax.scan(advance_and_signal, start, over_time)
+  return {**recorded, 'signals': signals}
 
 
 def _sweeps(network, state, key, trials) -> dict[str, jax.Array]:

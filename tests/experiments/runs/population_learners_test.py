@@ -9,8 +9,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from experiments import build, evaluate, updates
 from experiments.configs import compose
+from experiments.judge import scoring
+from experiments.runs import build, updates
 
 pytestmark = pytest.mark.oracle
 
@@ -21,8 +22,8 @@ def config_of(learner, num_symbols=1, **settings):
   config.task.num_symbols, config.task.time_lag = num_symbols, 0
   config.task.num_held_out = 400
   config.network.hidden = 8
-  config.batch_size, config.num_steps = 48, 120
-  config.eval_every = config.log_every = config.num_steps
+  config.batch_size, config.num_updates = 48, 120
+  config.eval_every = config.log_every = config.num_updates
   config.learner.population_size = 48
   config.learner.update(settings)
   return config
@@ -37,14 +38,7 @@ LEARNERS = {
 
 def accuracy(config):
   run = build.build(config)
-  metrics, _, _ = evaluate.score(
-    run.learner,
-    updates.trained(run),
-    run.task,
-    run.task.evaluations['held_out'],
-    run.keys.held_out,
-    run.keys.held_out_noise,
-  )
+  metrics, _, _ = scoring.score_run(run, updates.trained(run))
   return metrics['accuracy']
 
 
@@ -65,7 +59,7 @@ def test_a_gru_learns_to_copy_with_no_lag(name):
   config.optimizer.learning_rate = 0.05
   assert accuracy(config) > 0.3
   if name == 'evolution':
-    config.num_steps, config.learner.std = 1, 0.0
+    config.num_updates, config.learner.std = 1, 0.0
     assert accuracy(config) < 0.3
 
 
@@ -75,13 +69,13 @@ def test_a_gru_learns_to_copy_two_symbols_with_no_lag(name):
   """Truth: as above, of two symbols in their order; 1,500 updates."""
   config = config_of(name, num_symbols=2, **LEARNERS[name])
   config.optimizer.learning_rate = 0.05
-  config.num_steps, config.batch_size = 1500, 128
+  config.num_updates, config.batch_size = 1500, 128
   assert accuracy(config) > 0.3
 
 
 def small(learner, **settings):
   config = config_of(learner, population_size=6, **settings)
-  config.batch_size, config.num_steps = 4, 3
+  config.batch_size, config.num_updates = 4, 3
   return config
 
 
@@ -97,15 +91,19 @@ def test_the_runs_optimizer_steps_and_its_rate_is_known():
   run = build.build(config)
   state = updates.init(run)
   for step in range(3):
-    trials = run.task.sample(run.keys.data, 4 * step + jnp.arange(4), 4)
-    state, metrics = run.learner.update(state, run.keys.noise, trials)
+    trials = run.first.task.sample(
+      run.first.keys.data, 4 * step + jnp.arange(4), 4
+    )
+    state, metrics = run.first.learner.update(
+      state, run.first.keys.noise, trials
+    )
     rate = 0.5 * (1 - step / 3)
-    assert float(run.learning_rate(step)) == pytest.approx(rate)
+    assert float(run.first.learning_rate(step)) == pytest.approx(rate)
     assert float(metrics['gradient_norm']) > 0.01
     assert float(metrics['update_norm']) == pytest.approx(0.01 * rate, rel=1e-4)
   for name in ('evolution', 'evosax'):
     other = small(name, **({'elites': 2} if name == 'evolution' else {}))
-    assert build.build(other).learning_rate(0) == 0
+    assert build.build(other).first.learning_rate(0) == 0
 
 
 def test_no_config_sets_the_optimizer_of_a_learner():
@@ -134,17 +132,17 @@ def test_a_stage_goes_on_with_the_population(name, settings):
   Mutant: the second stage begins with a population of its own.
   """
   config = small(name, **settings)
-  config.num_steps = 2
-  config.stages.b_other = {'num_steps': 2, 'batch_size': 8}
+  config.num_updates = 2
+  config.stages.b_other = {'num_updates': 2, 'batch_size': 8}
   if name == 'evolution':
     config.stages.b_other['learner'] = {'std': 0.05, 'elites': 3}
   run = build.build(config)
 
   def by_hand(anew):
     state = updates.init(run)
-    for stage in (run, *run.later):
+    for stage in run.stages:
       if anew:
-        fresh = updates.init(stage)
+        fresh = updates.init_stage(stage)
         state = state._replace(
           rule_state=fresh.rule_state, opt_state=fresh.opt_state
         )
@@ -191,6 +189,6 @@ def test_a_stage_that_cannot_go_on_is_refused(name, first, changes, message):
   config = small(name, **settings[name])
   config.update(first)
   for stage, change in zip('bc', changes, strict=False):
-    config.stages[stage] = {'num_steps': 2, **change}
+    config.stages[stage] = {'num_updates': 2, **change}
   with pytest.raises(ValueError, match=rf'stages\.{message}'):
     build.build(config)

@@ -14,13 +14,14 @@ import jax
 import jax.numpy as jnp
 import ml_collections
 import numpy as np
+import optax
 import pytest
 
 from bionet_core import plugins
 from bionet_tasks import base as tasks
-from experiments import build, optimizers, updates
 from experiments.configs import compose
 from experiments.configs import copying as configs_copying
+from experiments.runs import build, factories, optimizers, records, updates
 
 # Small sizes of every plugin; a new one has to enter here.
 TASKS = {
@@ -137,7 +138,7 @@ DEFAULT = {
 def _config(task: str, network: str, learner: str):
   config = compose.get_config(f'{task},{network},{learner}')
   config.batch_size = 3
-  config.num_steps = 4
+  config.num_updates = 4
   sizes = {**CELLS, **NETWORKS}
   for section, settings in (
     ('task', TASKS[task]),
@@ -168,7 +169,7 @@ def _bits(tree) -> list[bytes]:
 )
 def test_every_plugin_is_in_the_table(group, table):
   """Truth: the names installed."""
-  builtin = build.BUILTIN[group]
+  builtin = factories.BUILTIN[group]
   assert sorted(table) == plugins.names(group, builtin)
 
 
@@ -201,9 +202,11 @@ def test_what_fits_trains(case):
   run = build.build(_config(*case))
   state = updates.init(run)
   before, constants = _bits(state.params), _bits(state.constants)
-  trials = run.task.sample(run.keys.data, jnp.arange(run.batch_size))
-  update = jax.jit(run.learner.update)
-  state, metrics = update(state, run.keys.noise, trials)
+  trials = run.first.task.sample(
+    run.first.keys.data, jnp.arange(run.first.batch_size)
+  )
+  update = jax.jit(run.first.learner.update)
+  state, metrics = update(state, run.first.keys.noise, trials)
   assert 'loss' in metrics
   assert all(math.isfinite(value) for value in metrics.values())
   assert all(np.all(np.isfinite(x)) for x in jax.tree.leaves(state.params))
@@ -267,18 +270,20 @@ def test_restarts_are_set_in_the_config():
   state = updates.trained(run)
   copies = state.rule_state.shared
   assert {len(x) for x in jax.tree.leaves(copies.params)} == {3}
-  assert bool(copies.trained) and run.rule is None
+  assert bool(copies.trained) and run.first.rule is None
   own = [
     np.array_equal(copies.params[m][k][n], state.params[m][k])
     for n in range(3)
     for m, k in (('rate/~/linear_0', 'w'),)
   ]
   assert sum(own) <= 1
-  evaluation = run.task.evaluations['held_out']
+  evaluation = run.first.task.evaluations['held_out']
   index = jnp.arange(4)
-  trials = evaluation.sample(run.keys.held_out, index)
-  outputs = run.learner.predict(state, run.keys.held_out_noise, trials)
-  assert copies.score != run.task.metrics(outputs, trials)['utility']
+  trials = evaluation.sample(run.first.keys.held_out, index)
+  outputs = run.first.learner.predict(
+    state, run.first.keys.held_out_noise, trials
+  )
+  assert copies.score != run.first.task.metrics(outputs, trials)['utility']
 
 
 @pytest.mark.parametrize(
@@ -307,7 +312,7 @@ def test_the_last_stage_of_restarts_is_judged():
   config = _restarted(validate_every=3)  # judged after update 3 of 1 to 4
   for every, steps, judged in ((3, 1, False), (3, 2, True), (4, 3, False)):
     config.stages.b = {
-      'num_steps': steps,
+      'num_updates': steps,
       'restarts': {'validate_every': every},
     }
     if judged:
@@ -315,8 +320,8 @@ def test_the_last_stage_of_restarts_is_judged():
       continue
     with pytest.raises(ValueError, match=f'the updates 5 to {4 + steps} '):
       build.build(config)
-  config.stages, config.num_steps = {}, 1
-  with pytest.raises(ValueError, match='count is 3 and num_steps 1'):
+  config.stages, config.num_updates = {}, 1
+  with pytest.raises(ValueError, match='count is 3 and num_updates 1'):
     build.build(config)
 
 
@@ -326,7 +331,7 @@ def test_the_schedule_is_the_learners_not_the_rules(settings):
   config = _config('copying', 'gru', 'bptt')
   config.learner.update(settings)
   run = build.build(config)
-  assert run.learner.partition == 'trials'
+  assert run.first.learner.partition == 'trials'
 
 
 def test_precision_is_of_what_is_computed_and_not_of_what_is_kept():
@@ -337,20 +342,26 @@ def test_precision_is_of_what_is_computed_and_not_of_what_is_kept():
   state = jax.eval_shape(lambda: updates.init(run))
   assert {str(x.dtype) for x in jax.tree.leaves(state.params)} == {'float32'}
   assert state.rule_state.per_trial.state.dtype == jnp.bfloat16
-  trials = jax.eval_shape(run.task.sample, run.keys.data, jnp.arange(3))
-  outputs = jax.eval_shape(run.learner.predict, state, run.keys.noise, trials)
+  trials = jax.eval_shape(
+    run.first.task.sample, run.first.keys.data, jnp.arange(3)
+  )
+  outputs = jax.eval_shape(
+    run.first.learner.predict, state, run.first.keys.noise, trials
+  )
   assert outputs.dtype == jnp.float32
-  after, _ = jax.eval_shape(run.learner.update, state, run.keys.noise, trials)
+  after, _ = jax.eval_shape(
+    run.first.learner.update, state, run.first.keys.noise, trials
+  )
   chex.assert_trees_all_equal_dtypes(after, state)
 
 
 def test_epochs_are_counted_in_updates():
   """Truth: ceil(epochs x samples / batch); 12 samples in batches of 5."""
   config = _config('prototypes', 'asymmetric', 'local_plasticity')
-  config.num_steps, config.num_epochs, config.batch_size = 0, 2, 5
+  config.num_updates, config.num_epochs, config.batch_size = 0, 2, 5
   assert build.build(config).num_steps == 5
-  config.num_steps = 7
-  with pytest.raises(ValueError, match='num_steps is 7 and num_epochs 2'):
+  config.num_updates = 7
+  with pytest.raises(ValueError, match='num_updates is 7 and num_epochs 2'):
     build.build(config)
   config.num_epochs = 0
   assert build.build(config).num_steps == 7
@@ -358,9 +369,9 @@ def test_epochs_are_counted_in_updates():
 
 def test_keys_differ_and_follow_from_the_seed():
   """Truth: each other."""
-  keys = [jax.random.key_data(key) for key in build.make_keys(3)]
-  again = [jax.random.key_data(key) for key in build.make_keys(3)]
-  other = [jax.random.key_data(key) for key in build.make_keys(4)]
+  keys = [jax.random.key_data(key) for key in records.make_keys(3)]
+  again = [jax.random.key_data(key) for key in records.make_keys(3)]
+  other = [jax.random.key_data(key) for key in records.make_keys(4)]
   np.testing.assert_array_equal(keys, again)
   assert len({np.asarray(key).tobytes() for key in (*keys, *other)}) == 10
 
@@ -372,7 +383,7 @@ def test_no_key_of_a_run_is_a_key_of_its_task():
   from splits of its own.
   """
   seed = 3
-  parents = [*build.make_keys(seed), tasks.instance_key(seed)]
+  parents = [*records.make_keys(seed), tasks.instance_key(seed)]
   derived = [jax.random.key(seed), *parents]
   for parent in parents:
     derived += [jax.random.fold_in(parent, i) for i in range(6)]
@@ -391,9 +402,9 @@ def plain(spec, *, size: int, rate: 'float | None' = None, free=None):
 
 def test_compose_shows_settings_without_a_default(monkeypatch):
   """Truth: the signature above; what has no value is asked for by name."""
-  monkeypatch.setattr(build, 'dynamics_group', lambda _: 'bionet.cells')
-  builtin = {**build.BUILTIN, 'bionet.cells': {'plain': 'a:b'}}
-  monkeypatch.setattr(build, 'BUILTIN', builtin)
+  monkeypatch.setattr(factories, 'dynamics_group', lambda _: 'bionet.cells')
+  builtin = {**factories.BUILTIN, 'bionet.cells': {'plain': 'a:b'}}
+  monkeypatch.setattr(factories, 'BUILTIN', builtin)
   monkeypatch.setattr(
     plugins,
     'load',
@@ -408,7 +419,7 @@ def test_compose_shows_settings_without_a_default(monkeypatch):
   with pytest.raises(TypeError, match=r'network\.size has no default'):
     build.build(config)
   config.network.size = 3
-  made = build.make('bionet.cells', 'network', config.network, 'spec')
+  made = factories.make('bionet.cells', 'network', config.network, 'spec')
   assert made == ('spec', 3, None, None)
 
 
@@ -478,7 +489,7 @@ def third(tmp_path_factory):
 
 def _third(factory: str):
   config = compose.get_config(f'copying,gru,third_of_build:{factory}')
-  config.batch_size, config.num_steps, config.network.hidden = 4, 3, 4
+  config.batch_size, config.num_updates, config.network.hidden = 4, 3, 4
   config.task.update(TASKS['copying'])
   return config.lock()
 
@@ -492,14 +503,14 @@ def test_a_factory_that_takes_devices_is_handed_them(count, third):
   third.handed.clear()
   run = build.build(config)
   assert run.devices == third.handed[-1] == count
-  assert run.rule is not None
+  assert run.first.rule is not None
 
 
 def test_trials_that_nothing_judges_are_refused(third):
   """Truth: the one row of four whose mask is zero, in a later stage too."""
   del third
   config = compose.get_config('third_of_build:silent,vanilla_rnn,bptt')
-  config.batch_size, config.num_steps, config.network.hidden = 4, 3, 4
+  config.batch_size, config.num_updates, config.network.hidden = 4, 3, 4
   build.build(config)
   words = "'copying': 1 of 4 trials are judged at no step .the first in row 2"
   config.stages.b_silent = {'task': {'row': 2}}
@@ -526,11 +537,12 @@ def test_a_learner_that_is_made_of_no_rule_trains(third):
   config = _third('guesser')
   config.learner.scale = 0.5
   run = build.build(config)
-  assert run.rule is None
+  assert run.first.rule is None
   state = updates.place(run, updates.init(run))
-  state, [part] = updates.make_advance_between(run)(state, 0, run.num_steps)
+  state, [part] = updates.make_advance_between(run)(state, 0, run.num_updates)
   drawn = [
-    0.5 * jax.random.normal(jax.random.fold_in(run.keys.noise, step), (10,))
+    0.5
+    * jax.random.normal(jax.random.fold_in(run.first.keys.noise, step), (10,))
     for step in range(3)
   ]
   np.testing.assert_allclose(state.params['w'], drawn[-1], rtol=1e-6)
@@ -648,9 +660,12 @@ def test_accumulating_is_a_larger_batch():
   (momentum, the schedule, its warm-up, clipping) counts them alike.
   """
   states = []
-  for batch_size, num_steps, accumulate, warmup in ((4, 8, 2, 2), (8, 4, 1, 1)):
+  for batch_size, num_updates, accumulate, warmup in (
+    (4, 8, 2, 2),
+    (8, 4, 1, 1),
+  ):
     config = configs_copying.get_config('smoke')
-    config.batch_size, config.num_steps = batch_size, num_steps
+    config.batch_size, config.num_updates = batch_size, num_updates
     with config.unlocked():
       config.optimizer.update(
         name='sgd',
@@ -677,7 +692,7 @@ def test_the_rate_that_is_reported_is_the_one_applied(schedule):
   config.optimizer.clip_norm, config.optimizer.warmup = 0.0, 2
   run = build.build(config)
   state = updates.place(run, updates.init(run))
-  _, [part] = updates.make_advance_between(run)(state, 0, run.num_steps)
+  _, [part] = updates.make_advance_between(run)(state, 0, run.num_updates)
   values = {name: np.asarray(x) for name, x in part.values.items()}
   applied = values['update_norm'] / values['gradient_norm']
   np.testing.assert_allclose(values['learning_rate'], applied, rtol=1e-5)
@@ -690,9 +705,9 @@ def test_a_warm_up_lasts_its_updates_with_updates_at_borders():
   Each has 3 windows, so the optimizer is called 3 times an update.
   """
   config = configs_copying.get_config('smoke')
-  config.num_steps, config.learner.every = 4, 3
+  config.num_updates, config.learner.every = 4, 3
   config.optimizer.warmup = 2
-  rate = build.build(config).learning_rate
+  rate = build.build(config).first.learning_rate
   reported = [float(rate(update)) for update in range(4)]
   np.testing.assert_allclose(reported, [0, 5e-3, 1e-2, 1e-2], rtol=1e-6)
 
@@ -704,11 +719,11 @@ def test_cosine_lasts_as_long_as_the_run_with_updates_at_borders():
   the first rate; a schedule over 3 steps would have ended in update 1.
   """
   config = configs_copying.get_config('smoke')
-  config.num_steps, config.learner.every = 3, 3
+  config.num_updates, config.learner.every = 3, 3
   config.optimizer.name, config.optimizer.schedule = 'sgd', 'cosine'
   run = build.build(config)
-  assert run.task.spec.num_steps == 8
-  advance, state = updates.make_advance(run), updates.init(run)
+  assert run.first.task.spec.num_steps == 8
+  advance, state = updates.make_advance(run.first), updates.init(run)
   for step in range(3):
     before = jax.tree.map(np.array, state.params)
     state, _ = advance(state, jnp.int32(step), 1)
@@ -791,8 +806,8 @@ def test_constants_never_meet_the_optimizer():
   constants, params = _bits(state.constants), _bits(state.params)
   assert any(np.any(x) for x in jax.tree.leaves(state.constants))
   # Adam's two moments of the parameters, its counter and the schedule's.
-  sizes = [build.count(state.opt_state), build.count(state.params)]
+  sizes = [optax.tree.size(state.opt_state), optax.tree.size(state.params)]
   assert sizes[0] == 2 * sizes[1] + 2
-  state, _ = updates.make_advance(run)(state, jnp.int32(0), 4)
+  state, _ = updates.make_advance(run.first)(state, jnp.int32(0), 4)
   assert _bits(state.constants) == constants
   assert all(a != b for a, b in zip(_bits(state.params), params, strict=True))

@@ -13,18 +13,19 @@ _SIGNALS = (signal.SIGTERM, signal.SIGUSR1)
 
 @contextlib.contextmanager
 def noted() -> Iterator[Callable[[], bool]]:
-  """Inside, SIGTERM and SIGUSR1 end nothing; what is yielded tells of them.
+  """Inside, SIGTERM and SIGUSR1 end nothing, and are noted.
 
-  The loop asks at each border, saves, and ends the process itself. To be
-  entered in the main thread.
+  Yields a function that says whether a signal has come. The loop calls it at
+  each border, saves, and ends the process itself. Python sets handlers in the
+  main thread alone, so this is entered there.
   """
-  came = []
+  received = []
   before = {
-    number: signal.signal(number, lambda number, _: came.append(number))
+    number: signal.signal(number, lambda number, _: received.append(number))
     for number in _SIGNALS
   }
   try:
-    yield lambda: bool(came)
+    yield lambda: bool(received)
   finally:
     for number, handler in before.items():
       signal.signal(number, handler)

@@ -14,19 +14,21 @@ import pytest
 
 from bionet_core import interfaces
 from bionet_learners import base
-from experiments import build, evaluate, parallel, train, updates
-from experiments import workdir as workdirs
+from bionet_learners.training import ranges
+from experiments import session
 from experiments.configs import compose
 from experiments.configs import copying as copying_config
 from experiments.configs import prototypes as prototypes_config
 from experiments.figures import confusion_matrix, learning_curve
+from experiments.runs import build, parallel, saved, updates
+from experiments.shell import workdirs
 
 UPDATES = 20
 
 
 def copying(devices=1, **overrides):
   config = copying_config.get_config('smoke')
-  config.num_steps = UPDATES
+  config.num_updates = UPDATES
   config.optimizer.name = 'sgd'
   config.optimizer.learning_rate = 0.1
   return _with(config, devices, overrides)
@@ -34,7 +36,7 @@ def copying(devices=1, **overrides):
 
 def plasticity(devices=1, **overrides):
   config = prototypes_config.get_config('smoke')
-  config.num_epochs, config.num_steps = 0, UPDATES
+  config.num_epochs, config.num_updates = 0, UPDATES
   return _with(config, devices, overrides)
 
 
@@ -54,6 +56,7 @@ import optax
 
 from bionet_core import interfaces, unroll
 from bionet_learners import base
+from bionet_learners.training import ranges
 from bionet_tasks import base as tasks
 
 
@@ -152,14 +155,14 @@ def population_learner(devices=1, **overrides):
   config = compose.get_config('copying,gru,population_toys:evolution')
   _with(config, 1, {'task.time_lag': 1, 'task.num_symbols': 2})
   config.network.hidden = 4
-  config.num_steps = UPDATES
+  config.num_updates = UPDATES
   return _with(config, devices, overrides)
 
 
 def population_loss(devices=1, **overrides):
   config = compose.get_config('population_toys:population_task,gru,bptt')
   config.network.hidden = 4
-  config.num_steps = UPDATES
+  config.num_updates = UPDATES
   config.optimizer.name = 'sgd'
   config.optimizer.learning_rate = 0.1
   return _with(config, devices, overrides)
@@ -170,7 +173,7 @@ def population_of_population_loss(devices=1, **overrides):
     'population_toys:population_task,gru,population_toys:evolution'
   )
   config.network.hidden = 4
-  config.num_steps = UPDATES
+  config.num_updates = UPDATES
   return _with(config, devices, overrides)
 
 
@@ -253,9 +256,9 @@ def test_a_state_comes_back_from_the_devices_as_it_went():
   before = jax.tree.map(np.asarray, state)
   laid = updates.place(run, state)
   [per_trial, *_] = jax.tree.leaves(laid.rule_state.per_trial)
-  assert per_trial.shape[:2] == (4, run.batch_size // 4)
-  chex.assert_trees_all_equal(updates.whole(run, laid), before)
-  updates.make_advance(run)(laid, jnp.int32(0), 2)
+  assert per_trial.shape[:2] == (4, run.first.batch_size // 4)
+  chex.assert_trees_all_equal(updates.whole(run, laid, 0), before)
+  updates.make_advance(run.first, run.devices)(laid, jnp.int32(0), 2)
   chex.assert_trees_all_equal(state, before)
 
 
@@ -292,18 +295,20 @@ def test_saved_on_two_goes_on_on_one_and_four(
     workdir = tmp_path / str(then)
     config = make_config(2, **intervals)
     run = build.build(config)
-    workdirs.create(workdir, config, run.task.spec)
+    workdirs.create(workdir, config, run.first.task.spec)
     answers = iter([False, True]).__next__
-    state, first = train.begin(config, run, workdir)
-    with pytest.raises(train.ranges.InterruptedRun):
-      train.train(config, run, workdir, state, first, interrupted=answers)
+    state, first = saved.begin(config, run, workdir)
+    with pytest.raises(ranges.InterruptedRun):
+      session.train_from(
+        config, run, workdir, state, first, interrupted=answers
+      )
     config = make_config(then, **intervals)
     assert workdirs.find(workdir, config).status == 'unfinished'
     run = build.build(config)
-    state, first = train.begin(config, run, workdir)
+    state, first = saved.begin(config, run, workdir)
     assert first == 10
-    train.train(config, run, workdir, state, first)
-    _, state, _ = evaluate.restore(workdir)
+    session.train_from(config, run, workdir, state, first)
+    _, state, _ = saved.restore(workdir)
     _close(state, on_one(make_config), 1e-5)
 
 

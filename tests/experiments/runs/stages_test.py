@@ -15,26 +15,27 @@ import pytest
 from ml_collections import config_dict
 
 from bionet_learners.training import ranges
-from experiments import build, evaluate, train, updates
-from experiments import workdir as workdirs
+from experiments import session
 from experiments.configs import cell_fate as cell_fate_config
 from experiments.configs import copying as copying_config
 from experiments.figures import confusion_matrix, learning_curve
+from experiments.runs import build, saved, sections, updates
+from experiments.shell import workdirs
 
 
 @pytest.fixture
 def config():
   """Copying: four updates at lag 1, three at lag 2, two of another batch."""
   config = copying_config.get_config('smoke')
-  config.num_steps = 4
+  config.num_updates = 4
   config.log_every = 3
   config.eval_every = 5
   config.checkpoint_every = 2
   config.keep_last = 20
   config.task.time_lag = 1
   # Added in another order than that of their names, which is what counts.
-  config.stages.c_small = {'num_steps': 2, 'batch_size': 4}
-  config.stages.b_longer = {'num_steps': 3, 'task': {'time_lag': 2}}
+  config.stages.c_small = {'num_updates': 2, 'batch_size': 4}
+  config.stages.b_longer = {'num_updates': 3, 'task': {'time_lag': 2}}
   return config
 
 
@@ -47,9 +48,9 @@ def no_figures(monkeypatch):
 def _train(config, workdir, **kwargs):
   run = build.build(config)
   if workdirs.find(workdir, config).status == 'nothing':
-    workdirs.create(workdir, config, run.task.spec)
-  state, first = train.begin(config, run, workdir)
-  return train.train(config, run, workdir, state, first, **kwargs)
+    workdirs.create(workdir, config, run.first.task.spec)
+  state, first = saved.begin(config, run, workdir)
+  return session.train_from(config, run, workdir, state, first, **kwargs)
 
 
 def _bits(tree):
@@ -58,24 +59,29 @@ def _bits(tree):
 
 def test_each_stage_changes_the_one_before(config):
   """Truth: the settings above, worked out by hand."""
-  stages = build.stage_configs(config)
-  assert [stage.num_steps for stage in stages] == [4, 3, 2]
+  stages = sections.stage_configs(config)
+  assert [stage.num_updates for stage in stages] == [4, 3, 2]
   assert [stage.task.time_lag for stage in stages] == [1, 2, 2]
   assert [stage.batch_size for stage in stages] == [8, 8, 4]
   run = build.build(config)
-  assert run.num_steps == 9 and run.own_steps == 4
-  assert updates.borders(run) == [4, 7]
+  assert run.num_updates == 9 and run.borders == (4, 7)
+  assert [stage.num_updates for stage in run.stages] == [4, 3, 2]
+  assert [stage.start for stage in run.stages] == [0, 4, 7]
+  found = [run.stages.index(run.stage_at(update)) for update in range(9)]
+  assert found == [0, 0, 0, 0, 1, 1, 1, 2, 2]
+  with pytest.raises(ValueError, match='update=-1'):
+    run.stage_at(-1)
 
 
 def _by_hand(run, shared=lambda old, fresh: old):
   """A loop over the updates of one learner after the other."""
   state = updates.init(run)
-  for stage in (run, *run.later):
-    fresh, old = updates.init(stage).rule_state, state.rule_state
+  for stage in run.stages:
+    fresh, old = updates.init_stage(stage).rule_state, state.rule_state
     goes_on = shared(old.shared, fresh.shared)
     state = state._replace(rule_state=fresh._replace(shared=goes_on))
     update = jax.jit(stage.learner.update)
-    for i in range(stage.own_steps):
+    for i in range(stage.num_updates):
       index = i * stage.batch_size + jnp.arange(stage.batch_size)
       trials = stage.task.sample(stage.keys.data, index, stage.batch_size)
       state, _ = update(state, stage.keys.noise, trials)
@@ -117,8 +123,7 @@ def test_stages_draw_other_trials(config):
   run = build.build(config)
   index = jnp.arange(8)
   first, second = (
-    stage.task.sample(stage.keys.data, index, 8)
-    for stage in (run, run.later[0])
+    stage.task.sample(stage.keys.data, index, 8) for stage in run.stages[:2]
   )
   assert first.inputs.shape == second.inputs.shape
   assert not np.array_equal(first.inputs, second.inputs)
@@ -136,7 +141,7 @@ def test_restarts_go_on_where_they_were(tmp_path):
   """Truth: the uninterrupted run, bit for bit; copies rest between stages."""
   config = cell_fate_config.get_config('gradient_smoke')
   assert _in_sessions(config, tmp_path, 4) == [1, 2, 3, 4]
-  run, state, _ = evaluate.restore(tmp_path / 'whole')
+  run, state, _ = saved.restore(tmp_path / 'whole')
   copies = state.rule_state.shared
   start = updates.init(run).rule_state.shared
   moved = [
@@ -160,14 +165,15 @@ def _in_sessions(config, tmp_path, last):
       _train(config, tmp_path / 'parts', interrupted=lambda: True)
       sessions.append(last)
     except ranges.InterruptedRun as stop:
-      sessions.append(stop.step)
+      sessions.append(stop.update)
   for name in ('whole', 'parts'):
     assert (
-      json.loads((tmp_path / name / 'result.json').read_text())['steps'] == last
+      json.loads((tmp_path / name / 'result.json').read_text())['updates']
+      == last
     )
   files = [tmp_path / name / 'metrics.jsonl' for name in ('whole', 'parts')]
   assert files[0].read_bytes() == files[1].read_bytes()
-  states = [evaluate.restore(tmp_path / n)[1] for n in ('whole', 'parts')]
+  states = [saved.restore(tmp_path / n)[1] for n in ('whole', 'parts')]
   assert _bits(states[0]) == _bits(states[1])
   return sessions
 
