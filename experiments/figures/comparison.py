@@ -37,12 +37,12 @@ def draw(
   panels = canvas.subplots(
     rows, len(known), sharex='col', sharey='row', squeeze=False
   )
-  for row, one in zip(panels, compared, strict=True):
+  for row, entry in zip(panels, compared, strict=True):
     for axes, axis in zip(row, known, strict=True):
-      _draw_panel(axes, axis, one)
-    row[0].set_ylabel(one.metric)
-    far = _beyond(one)
-    for level, value in one.levels.items():
+      _draw_panel(axes, axis, entry)
+    row[0].set_ylabel(entry.metric)
+    far = _beyond(entry)
+    for level, value in entry.levels.items():
       row[-1].annotate(
         f'{level}\n{value:.3g}' + ('\nbeyond' if level in far else ''),
         xy=(1.02, far.get(level, value)),
@@ -65,22 +65,22 @@ def draw(
   canvas.savefig(path, dpi=150)
 
 
-def _beyond(one: comparison.Compared) -> dict[str, float]:
+def _beyond(entry: comparison.Compared) -> dict[str, float]:
   """Levels too far off to be drawn: `{level: 0 below, 1 above}`."""
-  shown = np.concatenate([curve.values for curve in one.curves])
-  shown = np.append(shown, one.levels.get('ceiling', shown[0]))
+  shown = np.concatenate([curve.values for curve in entry.curves])
+  shown = np.append(shown, entry.levels.get('ceiling', shown[0]))
   low, high = np.nanmin(shown), np.nanmax(shown)
   span = high - low or 1.0
   return {
     level: float(value > high)
-    for level, value in one.levels.items()
+    for level, value in entry.levels.items()
     if not low - span <= value <= high + span
   }
 
 
-def _draw_panel(axes, axis: str, one: comparison.Compared) -> None:
+def _draw_panel(axes, axis: str, entry: comparison.Compared) -> None:
   """All runs' values of a metric against one cost."""
-  for number, curve in enumerate(one.curves):
+  for number, curve in enumerate(entry.curves):
     axes.plot(
       curve.costs[axis],
       curve.values,
@@ -90,8 +90,8 @@ def _draw_panel(axes, axis: str, one: comparison.Compared) -> None:
       linewidth=1.5,
       label=curve.label,
     )
-  far = _beyond(one)
-  for level, value in one.levels.items():
+  far = _beyond(entry)
+  for level, value in entry.levels.items():
     if level in far:
       continue
     axes.axhline(
@@ -102,7 +102,7 @@ def _draw_panel(axes, axis: str, one: comparison.Compared) -> None:
       label=f'{level} {value:.3g}',
       zorder=0,
     )
-  spent = np.concatenate([curve.costs[axis] for curve in one.curves])
+  spent = np.concatenate([curve.costs[axis] for curve in entry.curves])
   least = np.min(spent[spent > 0], initial=np.max(spent))
   if np.max(spent) > 30 * least:  # linear from 0 to the first cost
     axes.set_xscale('symlog', linthresh=least)

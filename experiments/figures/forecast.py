@@ -36,9 +36,9 @@ def draw(
     path: the PNG to write.
     trial: which one.
   """
-  asked = np.flatnonzero(np.asarray(trials.mask)[:, trial])
-  truth = np.asarray(trials.targets)[asked, trial]
-  predicted = np.asarray(outputs)[asked, trial]
+  steps = np.flatnonzero(np.asarray(trials.mask)[:, trial])
+  truth = np.asarray(trials.targets)[steps, trial]
+  predicted = np.asarray(outputs)[steps, trial]
   error = float(np.sqrt(np.mean((predicted - truth) ** 2)))
   canvas = figure.Figure(figsize=(10, 4.2), layout='constrained')
   grid = canvas.add_gridspec(3, 2, width_ratios=(2, 1))
@@ -49,7 +49,7 @@ def draw(
   for k, name in enumerate(_NAMES):
     axes = canvas.add_subplot(grid[k, 0])
     for values, style in styles:
-      axes.plot(asked, values[:, k], **style)
+      axes.plot(steps, values[:, k], **style)
     axes.set_ylabel(f'{name} (z-scored)', fontsize=8)
     axes.spines[['top', 'right']].set_visible(False)
     if k == 2:

@@ -19,8 +19,8 @@ def arguments(judged: scoring.Judged):
   One replicate is taken, since all of them are tens of megabytes: the first
   that ends in the trained tissue's most frequent pattern.
   """
-  found = patterns.arguments(judged)
-  if found is None or judged.run.first.task.spec.input_shape != (2,):
+  has_patterns = patterns.arguments(judged) is not None
+  if not has_patterns or judged.run.first.task.spec.input_shape != (2,):
     return None
   described = judged.evaluations['held_out']['described']['trained']
   frequent = max(

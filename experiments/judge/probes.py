@@ -107,7 +107,7 @@ def record(
 def _steps(stage, state, key, trials) -> dict[str, jax.Array]:
   """What a rule keeps per trial, after each step, and its learning signals."""
   rule, params, constants = stage.rule, state.params, state.constants
-  begun = rule.begin(params, constants, state.rule_state, key, trials)
+  rule_start = rule.begin(params, constants, state.rule_state, key, trials)
 
   def advance(rule_state, step):
     window = jax.tree.map(lambda x: x[None], step)
@@ -116,7 +116,7 @@ def _steps(stage, state, key, trials) -> dict[str, jax.Array]:
     )
     return rule_state, rule_state.per_trial
 
-  recorded = _named(jax.lax.scan(advance, begun, unroll.timed(trials))[1])
+  recorded = _named(jax.lax.scan(advance, rule_start, unroll.timed(trials))[1])
   if rule.learning_signal is None:
     return recorded
   keys = unroll.trial_keys(key, trials.index)

@@ -237,9 +237,11 @@ def dynamics_group(name: str) -> str:
   )
 
 
-def _check_instance(result: object, kinds: tuple[type, ...], what: str) -> None:
+def _check_instance(
+  result: object, kinds: tuple[type, ...], source: str
+) -> None:
   if not isinstance(result, kinds):
     raise TypeError(
-      f'{what} is a {type(result).__name__}; it must be a '
+      f'{source} is a {type(result).__name__}; it must be a '
       f'{" or a ".join(kind.__name__ for kind in kinds)}.'
     )

@@ -91,8 +91,8 @@ def restore(
   folder = workdir / 'checkpoints'
   if which == 'best':
     rows = writers.read_rows(workdir / 'metrics.jsonl')
-    kept = checkpoints.all_steps(folder)
-    rows = [row for row in rows if row['step'] in kept]
+    with_state = checkpoints.all_steps(folder)
+    rows = [row for row in rows if row['step'] in with_state]
     best = ranges.best_update(rows, ranking(run.first.task.spec))
     if best is None:
       raise FileNotFoundError(

@@ -102,10 +102,10 @@ def _with_cell(config, stage, trials):
   cell, loss = stage.dynamics, stage.task.losses[stage.task.spec.loss]
 
   def judge(params, key):
-    begun = unroll.initial_state(cell, {}, key, trials.index)
+    start = unroll.initial_state(cell, {}, key, trials.index)
     keys = unroll.trial_keys(key, trials.index)
     steps = jnp.zeros(trials.index.shape, jnp.int32)
-    return unroll.unroll(cell, loss, params, {}, begun, keys, steps, trials)[0]
+    return unroll.unroll(cell, loss, params, {}, start, keys, steps, trials)[0]
 
   return judge
 
@@ -119,8 +119,8 @@ def _plain(config, stage, trials):
   def judge(params, key):
     keys = jax.vmap(lambda i: jax.random.fold_in(key, i))(trials.index)
 
-    def step(states, now):
-      number, inputs = now
+    def step(states, at_step):
+      number, inputs = at_step
       dt, sigma = inputs[:, :1], inputs[:, 1:]
       xi = jax.vmap(lambda k: jax.random.normal(k, states.shape[1:]))(
         fold_in(keys, number)
@@ -129,9 +129,9 @@ def _plain(config, stage, trials):
       moved = states + drift + sigma * jnp.sqrt(dt) * xi
       return jnp.clip(moved, 0.0, 1.0), None
 
-    begun = unroll.initial_state(stage.dynamics, {}, key, trials.index)
+    start = unroll.initial_state(stage.dynamics, {}, key, trials.index)
     numbers = jnp.arange(trials.inputs.shape[0])
-    states, _ = jax.lax.scan(step, begun, (numbers, trials.inputs))
+    states, _ = jax.lax.scan(step, start, (numbers, trials.inputs))
     return loss(states, trials.targets[-1], trials.mask[-1])[0]
 
   return judge
@@ -158,11 +158,11 @@ def _looped(config, make_judge):
       float(judge(jax.tree.map(lambda x, i=i: x[i], members), key))
       for i, key in enumerate(noise_keys)
     ]
-    kept = np.argsort(losses)[:elites]
-    parents = kept[rng.integers(elites, size=size - elites)]
+    best = np.argsort(losses)[:elites]
+    parents = best[rng.integers(elites, size=size - elites)]
     jax.tree.map(
       lambda x: np.concatenate(
-        [x[kept], x[parents] + settings.std * rng.normal(size=x[parents].shape)]
+        [x[best], x[parents] + settings.std * rng.normal(size=x[parents].shape)]
       ),
       members,
     )

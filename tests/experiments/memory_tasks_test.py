@@ -22,7 +22,7 @@ def _choices():
     yield pytest.param(memory, f'{task},{rule}', rule, id=f'{task},{rule}')
 
 
-@pytest.mark.parametrize(('module', 'choice', 'variant'), _choices())
+@pytest.mark.parametrize(('module', 'choice', 'variant'), [*_choices()])
 def test_each_variant_makes_the_rule_it_names(module, choice, variant):
   """Truth: the variant's name; what is no rule's changes the cell alone."""
   rules = {'bptt': 'bptt', 'd_rtrl': 'd_rtrl', 'stream': 'd_rtrl'}

@@ -292,7 +292,7 @@ def test_config_json_keeps_what_ran(name, finished):
   config = _config(name)
   assert kept['config'] == json.loads(json.dumps(config.to_dict()))
   assert kept['seed'] == config.seed
-  spec = build.build(config).task.spec
+  spec = build.build(config).first.task.spec
   assert kept['chance'] == dict(spec.chance) != {}
   assert kept['ceiling'] == dict(spec.ceiling) != {}
   assert kept['versions']['python'] == sys.version.split()[0]
@@ -1006,7 +1006,7 @@ def test_its_own_checkpoint_comes_before_the_others_parameters(
 def test_another_machine_is_noted(tmp_path, start, capsys, hollow):
   """Truth: a version that stands in config.json and was never installed."""
   config = _config('copying')
-  workdirs.create(tmp_path, config, build.build(config).task.spec)
+  workdirs.create(tmp_path, config, build.build(config).first.task.spec)
   content = _json(tmp_path / 'config.json')
   content['versions']['optax'] = '0.0.1'
   workdirs.write_json(tmp_path / 'config.json', content)
@@ -1087,7 +1087,7 @@ def test_the_host_reads_once_a_border(devices, monkeypatch):
       ranges.train_ranges(
         state,
         advance,
-        num_steps=run.num_updates,
+        num_updates=run.num_updates,
         intervals=intervals,
         record=lambda step, split, values: rows.append(step),
         rows=rows,

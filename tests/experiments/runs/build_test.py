@@ -359,12 +359,12 @@ def test_epochs_are_counted_in_updates():
   """Truth: ceil(epochs x samples / batch); 12 samples in batches of 5."""
   config = _config('prototypes', 'asymmetric', 'local_plasticity')
   config.num_updates, config.num_epochs, config.batch_size = 0, 2, 5
-  assert build.build(config).num_steps == 5
+  assert build.build(config).num_updates == 5
   config.num_updates = 7
   with pytest.raises(ValueError, match='num_updates is 7 and num_epochs 2'):
     build.build(config)
   config.num_epochs = 0
-  assert build.build(config).num_steps == 7
+  assert build.build(config).num_updates == 7
 
 
 def test_keys_differ_and_follow_from_the_seed():
@@ -454,6 +454,11 @@ def rule(cell, loss, *, devices=base.ONE, remat: bool = False):
   return bptt.bptt(cell, loss, remat=remat)
 
 
+def optimized(cell, loss, *, optimizer=None, remat: bool = False):
+  handed.append(optimizer)
+  return bptt.bptt(cell, loss, remat=remat)
+
+
 def guesser(cell, loss, *, scale: float = 0.1):
   # No rule at all: draws its parameters anew at every update.
   def init(key, trials):
@@ -504,6 +509,36 @@ def test_a_factory_that_takes_devices_is_handed_them(count, third):
   run = build.build(config)
   assert run.devices == third.handed[-1] == count
   assert run.first.rule is not None
+
+
+@pytest.mark.parametrize(
+  ('factory', 'devices', 'calls'),
+  [('optimized', 1, 1), ('optimized', 2, 1), ('rule', 1, 1), ('rule', 2, 2)],
+)
+def test_a_rule_is_made_once(factory, devices, calls, third):
+  """Truth: the factory's calls, counted by itself.
+
+  With collectives the rule is another one: what is checked and probed outside
+  of pmap has none.
+  """
+  config = _third(factory)
+  config.devices = devices
+  third.handed.clear()
+  run = build.build(config)
+  assert len(third.handed) == calls
+  assert float(run.first.learning_rate(0)) == config.optimizer.learning_rate
+
+
+def test_the_optimizer_is_made_before_the_rule(third):
+  """Truth: a step of plain SGD, -rate x gradient, by the one handed in."""
+  config = _third('optimized')
+  config.optimizer.name, config.optimizer.learning_rate = 'sgd', 0.25
+  third.handed.clear()
+  build.build(config)
+  [optimizer] = third.handed
+  params = {'w': jnp.array([1.0, -2.0])}
+  step, _ = optimizer.update(params, optimizer.init(params), params)
+  np.testing.assert_allclose(step['w'], [-0.25, 0.5])
 
 
 def test_trials_that_nothing_judges_are_refused(third):
