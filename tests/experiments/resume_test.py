@@ -66,7 +66,7 @@ def _result(workdir) -> dict:
 
 def _final_leaves(workdir) -> list[bytes]:
   _, state, step = saved.restore(workdir)
-  assert step == _result(workdir)['steps']
+  assert step == _result(workdir)['updates']
   return [np.asarray(leaf).tobytes() for leaf in jax.tree.leaves(state)]
 
 

@@ -569,12 +569,13 @@ def _damage(path: pathlib.Path) -> None:
 @pytest.fixture(scope='module')
 def start(folder):
   """`arguments -> result` of a run that is started in the folder."""
+  paths = [str(REPO), str(folder), os.environ.get('PYTHONPATH', '')]
   with subprocess.Popen(
     [sys.executable, FORK_RUNS],
     cwd=folder,
     env={
       **os.environ,
-      'PYTHONPATH': os.pathsep.join([str(REPO), str(folder)]),
+      'PYTHONPATH': os.pathsep.join(filter(None, paths)),
       'PYTHONDONTWRITEBYTECODE': '1',
       'JAX_PLATFORMS': 'cpu',
       'XLA_FLAGS': '--xla_force_host_platform_device_count=4',
