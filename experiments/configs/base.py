@@ -14,10 +14,10 @@ def base_config() -> config_dict.ConfigDict:
   config.seed = 0
   # Devices that share each batch, on this machine; any number resumes a run.
   config.devices = 1
-  # Trials an update, over all devices.
+  # Trials per update, over all devices.
   config.batch_size = 16
   # Updates of the run; 0: as many as num_epochs takes. One of them is 0.
-  config.num_steps = 0
+  config.num_updates = 0
   # Passes over a finite training set.
   config.num_epochs = 0
   # Updates between two log lines; the metrics logged are their mean.
@@ -89,7 +89,7 @@ def gru_config(variant: str) -> config_dict.ConfigDict:
   """
   config = base_config()
   config.batch_size = 64
-  config.num_steps = 500
+  config.num_updates = 500
   config.log_every = 50
   config.eval_every = 100
   # The cell: any of `experiments.train --list`.
@@ -119,7 +119,7 @@ def gru_variants(
     'd_rtrl': online,
     'e_prop': online,
     'smoke': {
-      'num_steps': 6,
+      'num_updates': 6,
       'batch_size': 8,
       'network.hidden': 8,
       'log_every': 3,
@@ -157,16 +157,16 @@ def choose_rule(config: config_dict.ConfigDict, rule: str) -> None:
     # 'forward', 'reverse' (no traces, memory O(T)) or 'auto'.
     config.learner.execution = 'forward'
   if rule == 'pp_prop':
-    # Of the filters of pre and post, a step.
+    # Factor per step of the filters of pre and post.
     config.learner.decay = 0.9
   if rule in ('e_prop', 'rflo'):
     # Feedback weights: 'symmetric', 'random' or 'adaptive'.
     config.learner.feedback = 'random'
-    # Rate and weight decay of adaptive feedback, an update.
+    # Rate and weight decay of adaptive feedback, per update.
     config.learner.adaptation_rate = 1e-2
     config.learner.adaptation_decay = 1e-3
   if rule == 'e_prop':
-    # Low-pass factor of the traces a step; 0 for a readout that does not leak.
+    # Low-pass factor of the traces per step; 0: the readout does not leak.
     config.learner.kappa = 0.0
   if rule == 'rflo':
     # Time constant of the traces' leak, in steps.

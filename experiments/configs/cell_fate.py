@@ -36,7 +36,7 @@ def get_config(variant: str = '') -> config_dict.ConfigDict:
   # Replicates of the tissue that one utility is measured on.
   config.batch_size = 100
   # Generations of the first stage, or updates.
-  config.num_steps = 50
+  config.num_updates = 50
   config.log_every = 5
   config.eval_every = 1000
   config.checkpoint_every = 25
@@ -87,7 +87,7 @@ def get_config(variant: str = '') -> config_dict.ConfigDict:
 
 def _evolution(config: config_dict.ConfigDict) -> None:
   config.batch_size = 64
-  config.num_steps = 3
+  config.num_updates = 3
   # A range of updates is compiled for each length: of 1, once a stage.
   config.log_every = 1
   config.task.refinements = 2
@@ -113,7 +113,7 @@ def _evolution(config: config_dict.ConfigDict) -> None:
   # The first of the population go on: smaller time steps and mutations, more
   # replicates.
   config.stages.b_few = {
-    'num_steps': 5,
+    'num_updates': 5,
     'batch_size': 128,
     'task': {'dt': 0.01, 'duration': 6.0},
     'learner': {'population_size': 96, 'std': 0.15},
@@ -121,14 +121,14 @@ def _evolution(config: config_dict.ConfigDict) -> None:
   # Harder than an evaluation: more noise, three time steps from a larger one.
   # What is nearly always right is told from what is always right sooner there.
   config.stages.c_robust = {
-    'num_steps': 15,
+    'num_updates': 15,
     'batch_size': 126,
     'task': {'dt': 0.0125, 'refinements': 3, 'final_sigma': 0.12},
     'learner': {'population_size': 64, 'elites': 16, 'std': 0.12},
   }
   # So many replicates that the last generation can tell its best member.
   config.stages.d_pick = {
-    'num_steps': 6,
+    'num_updates': 6,
     'batch_size': 576,
     'task': {'final_sigma': 0.13},
     'learner': {'population_size': 16, 'elites': 4, 'std': 0.05},
@@ -137,7 +137,7 @@ def _evolution(config: config_dict.ConfigDict) -> None:
 
 def _gradient(config: config_dict.ConfigDict) -> None:
   config.batch_size = 96
-  config.num_steps = 13
+  config.num_updates = 13
   config.log_every = 4
   config.checkpoint_every = 13
   config.task.dt = 0.01
@@ -164,7 +164,7 @@ def _gradient(config: config_dict.ConfigDict) -> None:
   config.restarts.num_trials = 64
   config.restarts.evaluations = ('held_out', 'half_dt')
   config.stages.b_few = {
-    'num_steps': 11,
+    'num_updates': 11,
     'batch_size': 192,
     'restarts': {'active': 6, 'validate_every': 6, 'num_trials': 1500},
   }
@@ -172,7 +172,7 @@ def _gradient(config: config_dict.ConfigDict) -> None:
 
 def _backpropagation(config: config_dict.ConfigDict) -> None:
   config.batch_size = 50
-  config.num_steps = 500
+  config.num_updates = 500
   config.log_every = 50
   config.eval_every = 250
   config.task.loss = 'exact'
@@ -190,7 +190,7 @@ _VARIANTS = {
   'annealed': {},
   'evolution': {
     'batch_size': 50,
-    'num_steps': 100,
+    'num_updates': 100,
     'log_every': 5,
     'task.dt': 0.01,
     'task.duration': 20.0,
@@ -221,7 +221,7 @@ _VARIANTS = {
   'bptt': {},
   'gradient': {},
   'gradient_smoke': {
-    'num_steps': 2,
+    'num_updates': 2,
     'batch_size': 8,
     'log_every': 1,
     'checkpoint_every': 1,
@@ -234,7 +234,7 @@ _VARIANTS = {
     'restarts.active': 2,
     'restarts.validate_every': 2,
     'restarts.num_trials': 8,
-    'stages.b_few.num_steps': 2,
+    'stages.b_few.num_updates': 2,
     'stages.b_few.batch_size': 12,
     'stages.b_few.restarts': {
       'active': 1,
@@ -243,7 +243,7 @@ _VARIANTS = {
     },
   },
   'smoke': {
-    'num_steps': 2,
+    'num_updates': 2,
     'batch_size': 12,
     'task.dt': 0.2,
     'task.num_held_out': 50,
@@ -253,12 +253,12 @@ _VARIANTS = {
     'learner.elites': 2,
     'stages': {
       'b_few': {
-        'num_steps': 1,
+        'num_updates': 1,
         'task': {'dt': 0.1},
         'learner': {'population_size': 3},
       },
       'c_robust': {
-        'num_steps': 1,
+        'num_updates': 1,
         'task': {'refinements': 3, 'duration': 1.0},
         'learner': {'std': 0.1},
       },

@@ -20,8 +20,8 @@ import typing
 from ml_collections import config_dict
 
 from bionet_core import plugins
-from experiments import build
 from experiments.configs import base
+from experiments.runs import factories
 
 
 def get_config(choice: str = 'prototypes,asymmetric,local_plasticity'):
@@ -34,19 +34,19 @@ def get_config(choice: str = 'prototypes,asymmetric,local_plasticity'):
     )
   task, network, learner = names
   config = base.base_config()
-  config.num_steps = 500
+  config.num_updates = 500
   groups = {
     'task': ('bionet.tasks', task),
-    'network': (build.dynamics_group(network), network),
+    'network': (factories.dynamics_group(network), network),
     'learner': ('bionet.learners', learner),
   }
   for section, (group, name) in groups.items():
-    factory = plugins.load(group, name, build.BUILTIN[group])
+    factory = plugins.load(group, name, factories.BUILTIN[group])
     config[section].name = name
     signature = inspect.signature(factory, eval_str=True)
-    build.check_factory(factory, name)
+    factories.check_factory(factory, name)
     for parameter in signature.parameters.values():
-      handed = parameter.name in build.HANDED
+      handed = parameter.name in factories.HANDED
       if parameter.kind is parameter.KEYWORD_ONLY and not handed:
         config[section][parameter.name] = _default(parameter)
   if 'seed' in config.task:

@@ -53,7 +53,7 @@ def get_config(variant: str = 'bptt') -> config_dict.ConfigDict:
   """The config of a variant."""
   config = base.base_config()
   config.batch_size = 256
-  config.num_steps = 500
+  config.num_updates = 500
   config.log_every = 50
   config.eval_every = 100
 
@@ -118,7 +118,7 @@ _PARTS = {
 
 _QUICKSTART = {
   'batch_size': 64,
-  'num_steps': 200,
+  'num_updates': 200,
   'log_every': 10,
   'eval_every': 20,
   'task.time_lag': 50,
@@ -129,7 +129,7 @@ _QUICKSTART = {
 # update gates that are nearly closed; and a rate that stays high undoes it.
 _ONLINE = {
   'batch_size': 64,
-  'num_steps': 700,
+  'num_updates': 700,
   'network.update_bias': -2.0,
   'optimizer.schedule': 'cosine',
 }
@@ -137,7 +137,7 @@ _SHORT = {**_ONLINE, 'task.num_symbols': 5, 'task.time_lag': 5}
 # What keeps an influence of all units and parameters is for few of them.
 _SMALL = {
   'batch_size': 64,
-  'num_steps': 1000,
+  'num_updates': 1000,
   'task.num_symbols': 3,
   'task.time_lag': 3,
   'network.hidden': 16,
@@ -147,7 +147,7 @@ _SMALL = {
 _STEPWISE = {'learner.window': 1}
 _LRU = {
   'batch_size': 64,
-  'num_steps': 300,
+  'num_updates': 300,
   'optimizer.learning_rate': 5e-3,
 }
 _FROZEN = {'optimizer.rate_factors.lru': 0.0}
@@ -169,7 +169,7 @@ _VARIANTS = {
   # recall falls to chance.
   'three_factor': {
     'batch_size': 64,
-    'num_steps': 500,
+    'num_updates': 500,
     'task.num_symbols': 2,
     'task.time_lag': 1,
     'network.hidden': 32,
@@ -179,14 +179,14 @@ _VARIANTS = {
   'snap1': _SMALL,
   'rtrl': _SMALL,
   'uoro': _SMALL,
-  'bptt_lag50': {'batch_size': 64, 'num_steps': 1500, 'task.time_lag': 50},
+  'bptt_lag50': {'batch_size': 64, 'num_updates': 1500, 'task.time_lag': 50},
   'lru': {**_LRU, **_STEPWISE},
   'lru_no_traces': _LRU,
   'lru_frozen': {**_LRU, **_STEPWISE, **_FROZEN},
   'lru_lag50': {
     **_LRU,
     **_STEPWISE,
-    'num_steps': 500,
+    'num_updates': 500,
     'task.time_lag': 50,
     'network.radius': (0.8, 0.93),
   },
@@ -199,11 +199,11 @@ _VARIANTS = {
   'min_gru': {
     **_STEPWISE,
     'batch_size': 64,
-    'num_steps': 1000,
+    'num_updates': 1000,
     'network.update_bias': -2.0,
   },
   'smoke': {
-    'num_steps': 6,
+    'num_updates': 6,
     'batch_size': 8,
     'task.num_symbols': 3,
     'task.time_lag': 2,

@@ -71,7 +71,7 @@ def get_config(variant: str = '') -> config_dict.ConfigDict:
 _VARIANTS = {
   'smoke': {
     'num_epochs': 0,
-    'num_steps': 12,
+    'num_updates': 12,
     'network.hidden': 32,
     'log_every': 4,
     'eval_every': 8,

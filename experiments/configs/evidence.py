@@ -46,7 +46,7 @@ def get_config(variant: str = 'e_prop') -> config_dict.ConfigDict:
   """The config of a variant."""
   config = base.base_config()
   config.batch_size = 32
-  config.num_steps = 500
+  config.num_updates = 500
   config.log_every = 50
   config.eval_every = 100
 
@@ -110,10 +110,10 @@ def _choose(config: config_dict.ConfigDict, variant: str) -> None:
   config.learner.window = 60
   # Feedback weights: 'symmetric', 'random' or 'adaptive'.
   config.learner.feedback = 'symmetric'
-  # Rate and weight decay of adaptive feedback, an update.
+  # Rate and weight decay of adaptive feedback, per update.
   config.learner.adaptation_rate = 1e-2
   config.learner.adaptation_decay = 1e-3
-  # Low-pass factor of the traces a step; the readout's is the cell's own.
+  # Low-pass factor of the traces per step; the readout's is the cell's own.
   config.learner.kappa = 0.0
   # What traces are stored in: 'float32', or 'bfloat16' for half the memory.
   config.learner.trace_dtype = 'float32'
@@ -127,7 +127,7 @@ _VARIANTS = {
   'frozen': {'optimizer.rate_factors.spiking': 0.0},
   'lif': {'network.adaptive': 0.0},
   'smoke': {
-    'num_steps': 6,
+    'num_updates': 6,
     'batch_size': 8,
     'task.num_cues': 1,
     'task.dt': 25.0,

@@ -58,7 +58,7 @@ _VARIANTS = base.gru_variants(
   }
 )
 _VARIANTS['stream'] = {
-  'num_steps': 250,
+  'num_updates': 250,
   'log_every': 5,
   'eval_every': 25,
   'task.stream': True,

@@ -63,7 +63,7 @@ _VARIANTS = {
   'bptt': {},
   'd_rtrl': {},
   'smoke': {
-    'num_steps': 6,
+    'num_updates': 6,
     'batch_size': 8,
     'num_epochs': 0,
     'network.hidden': 8,

@@ -2,42 +2,17 @@
 """Runs beside each other: metrics against what it took to reach them."""
 
 import pathlib
-from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+from collections.abc import Sequence
 
 import numpy as np
 from matplotlib import figure, ticker
 
-
-class Curve(NamedTuple):
-  """One run.
-
-  Attributes:
-    label: what it is called.
-    values: the metric, `[n]`.
-    costs: `{axis: [n]}`, what had been spent by then.
-  """
-
-  label: str
-  values: np.ndarray
-  costs: Mapping[str, np.ndarray]
+from experiments.judge import comparison
 
 
-class Compared(NamedTuple):
-  """One metric of all runs.
-
-  Attributes:
-    metric: its name.
-    curves: the runs, the same and in the same order for every metric.
-    levels: `{'chance' or 'ceiling': value}`, drawn as lines.
-  """
-
-  metric: str
-  curves: Sequence[Curve]
-  levels: Mapping[str, float]
-
-
-def draw(title: str, compared: Sequence[Compared], path: pathlib.Path) -> None:
+def draw(
+  title: str, compared: Sequence[comparison.Compared], path: pathlib.Path
+) -> None:
   """Draws a row a metric, a panel a cost that all runs know, metrics upwards.
 
   The ceiling is always in the picture. Chance is where it is not so far off
@@ -62,12 +37,12 @@ def draw(title: str, compared: Sequence[Compared], path: pathlib.Path) -> None:
   panels = canvas.subplots(
     rows, len(known), sharex='col', sharey='row', squeeze=False
   )
-  for row, one in zip(panels, compared, strict=True):
+  for row, entry in zip(panels, compared, strict=True):
     for axes, axis in zip(row, known, strict=True):
-      _draw_panel(axes, axis, one)
-    row[0].set_ylabel(one.metric)
-    far = _beyond(one)
-    for level, value in one.levels.items():
+      _draw_panel(axes, axis, entry)
+    row[0].set_ylabel(entry.metric)
+    far = _beyond(entry)
+    for level, value in entry.levels.items():
       row[-1].annotate(
         f'{level}\n{value:.3g}' + ('\nbeyond' if level in far else ''),
         xy=(1.02, far.get(level, value)),
@@ -90,22 +65,22 @@ def draw(title: str, compared: Sequence[Compared], path: pathlib.Path) -> None:
   canvas.savefig(path, dpi=150)
 
 
-def _beyond(one: Compared) -> dict[str, float]:
+def _beyond(entry: comparison.Compared) -> dict[str, float]:
   """Levels too far off to be drawn: `{level: 0 below, 1 above}`."""
-  shown = np.concatenate([curve.values for curve in one.curves])
-  shown = np.append(shown, one.levels.get('ceiling', shown[0]))
+  shown = np.concatenate([curve.values for curve in entry.curves])
+  shown = np.append(shown, entry.levels.get('ceiling', shown[0]))
   low, high = np.nanmin(shown), np.nanmax(shown)
   span = high - low or 1.0
   return {
     level: float(value > high)
-    for level, value in one.levels.items()
+    for level, value in entry.levels.items()
     if not low - span <= value <= high + span
   }
 
 
-def _draw_panel(axes, axis: str, one: Compared) -> None:
+def _draw_panel(axes, axis: str, entry: comparison.Compared) -> None:
   """All runs' values of a metric against one cost."""
-  for number, curve in enumerate(one.curves):
+  for number, curve in enumerate(entry.curves):
     axes.plot(
       curve.costs[axis],
       curve.values,
@@ -115,8 +90,8 @@ def _draw_panel(axes, axis: str, one: Compared) -> None:
       linewidth=1.5,
       label=curve.label,
     )
-  far = _beyond(one)
-  for level, value in one.levels.items():
+  far = _beyond(entry)
+  for level, value in entry.levels.items():
     if level in far:
       continue
     axes.axhline(
@@ -127,7 +102,7 @@ def _draw_panel(axes, axis: str, one: Compared) -> None:
       label=f'{level} {value:.3g}',
       zorder=0,
     )
-  spent = np.concatenate([curve.costs[axis] for curve in one.curves])
+  spent = np.concatenate([curve.costs[axis] for curve in entry.curves])
   least = np.min(spent[spent > 0], initial=np.max(spent))
   if np.max(spent) > 30 * least:  # linear from 0 to the first cost
     axes.set_xscale('symlog', linthresh=least)

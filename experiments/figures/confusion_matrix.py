@@ -9,10 +9,10 @@ from matplotlib import figure
 from sklearn import metrics
 
 from bionet_core import interfaces
-from experiments import judgement
+from experiments.judge import scoring
 
 
-def arguments(judged: judgement.Judged):
+def arguments(judged: scoring.Judged):
   """Of tasks whose targets are classes, one a step."""
   targets = judged.trials.targets
   if np.issubdtype(targets.dtype, np.integer) and targets.ndim == 2:
@@ -30,9 +30,9 @@ def draw(
     trials: with int classes `[T, B]`.
     path: the PNG to write.
   """
-  asked = np.asarray(trials.mask) > 0
-  truth = np.asarray(trials.targets)[asked]
-  predicted = np.argmax(np.asarray(outputs), axis=-1)[asked]
+  scored = np.asarray(trials.mask) > 0
+  truth = np.asarray(trials.targets)[scored]
+  predicted = np.argmax(np.asarray(outputs), axis=-1)[scored]
   classes = np.arange(outputs.shape[-1])
   shares = metrics.confusion_matrix(
     truth, predicted, labels=classes, normalize='true'

@@ -8,14 +8,14 @@ import numpy as np
 from matplotlib import figure
 
 from bionet_tasks import base as tasks
-from experiments import judgement
+from experiments.judge import scoring
 
 
-def arguments(judged: judgement.Judged):
+def arguments(judged: scoring.Judged):
   """Of tasks with several evaluations; of one, the numbers say all."""
   if len(judged.evaluations) < 2:
     return None
-  return judged.evaluations, judged.run.task.spec
+  return judged.evaluations, judged.run.first.task.spec
 
 
 def draw(

@@ -14,7 +14,9 @@ from absl import flags
 from matplotlib import figure
 
 from bionet_core import interfaces
-from experiments import commandline, evaluate
+from experiments.judge import scoring
+from experiments.runs import saved
+from experiments.shell import commandline
 
 _NAMES = ('x', 'y', 'z')
 
@@ -34,9 +36,9 @@ def draw(
     path: the PNG to write.
     trial: which one.
   """
-  asked = np.flatnonzero(np.asarray(trials.mask)[:, trial])
-  truth = np.asarray(trials.targets)[asked, trial]
-  predicted = np.asarray(outputs)[asked, trial]
+  steps = np.flatnonzero(np.asarray(trials.mask)[:, trial])
+  truth = np.asarray(trials.targets)[steps, trial]
+  predicted = np.asarray(outputs)[steps, trial]
   error = float(np.sqrt(np.mean((predicted - truth) ** 2)))
   canvas = figure.Figure(figsize=(10, 4.2), layout='constrained')
   grid = canvas.add_gridspec(3, 2, width_ratios=(2, 1))
@@ -47,7 +49,7 @@ def draw(
   for k, name in enumerate(_NAMES):
     axes = canvas.add_subplot(grid[k, 0])
     for values, style in styles:
-      axes.plot(asked, values[:, k], **style)
+      axes.plot(steps, values[:, k], **style)
     axes.set_ylabel(f'{name} (z-scored)', fontsize=8)
     axes.spines[['top', 'right']].set_visible(False)
     if k == 2:
@@ -68,17 +70,16 @@ def draw(
 def _main(argv: list[str]) -> None:
   del argv
   with commandline.bad_input():
-    run, state, _ = evaluate.restore(_WORKDIR.value)
-    if run.task.spec.name != 'lorenz':
+    run, state, _ = saved.restore(_WORKDIR.value)
+    spec = run.first.task.spec
+    if spec.name != 'lorenz':
       raise ValueError(
-        f'{_WORKDIR.value} is a run of {run.task.spec.name}; a forecast is one '
+        f'{_WORKDIR.value} is a run of {spec.name}; a forecast is one '
         'of lorenz.'
       )
-  keys = run.keys.held_out, run.keys.held_out_noise
-  judged = run.task.evaluations['held_out']
-  scored = evaluate.score(run.learner, state, run.task, judged, *keys)
+  _, *answers = scoring.score_run(run, state)
   path = pathlib.Path(_WORKDIR.value) / 'figures' / 'forecast.png'
-  draw(*scored[1:], path)
+  draw(*answers, path)
   print(f'wrote {path}')
 
 

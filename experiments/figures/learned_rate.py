@@ -9,15 +9,15 @@ import numpy as np
 from matplotlib import figure
 
 from bionet_core import interfaces
-from experiments import judgement
 from experiments.figures import patterns
+from experiments.judge import scoring
 
 _MEANS = np.linspace(0, 1, 201, dtype=np.float32)
 
 
-def arguments(judged: judgement.Judged):
+def arguments(judged: scoring.Judged):
   """Of tissues: cells of inputs (dt, sigma) that rest while both are 0."""
-  cell = judged.run.dynamics
+  cell = judged.run.first.dynamics
   if patterns.arguments(judged) is None or not _is_tissue(cell, judged):
     return None
   states = judged.state, judged.untrained
@@ -60,9 +60,9 @@ def rate(
   return jax.jit(lambda dt: jax.jvp(after, (dt,), (jnp.ones_like(dt),))[1])(dt)
 
 
-def _is_tissue(cell, judged: judgement.Judged) -> bool:
+def _is_tissue(cell, judged: scoring.Judged) -> bool:
   num_cells = judged.outputs.shape[-1]
-  spec, learned = judged.run.task.spec, judged.state
+  spec, learned = judged.run.first.task.spec, judged.state
   if not isinstance(cell, interfaces.Cell) or spec.input_shape != (2,):
     return False
   keys = jax.random.split(jax.random.key(0), 1)

@@ -8,12 +8,12 @@ import numpy as np
 from matplotlib import figure, ticker
 
 from bionet_tasks import base as tasks
-from experiments import judgement, updates
+from experiments.judge import scoring
 
 
-def arguments(judged: judgement.Judged):
+def arguments(judged: scoring.Judged):
   """Every run has one."""
-  return judged.rows, judged.run.task.spec, updates.borders(judged.run)
+  return judged.rows, judged.run.first.task.spec, judged.run.borders
 
 
 def draw(

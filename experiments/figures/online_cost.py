@@ -25,7 +25,7 @@ def draw(rows: Sequence[Mapping], path: pathlib.Path) -> None:
   names = list(dict.fromkeys((row['rule'], row['loss on']) for row in rows))
   rules = list(dict.fromkeys(rule for rule, _ in names))
   for rule, on in names:
-    own = [row for row in rows if (row['rule'], row['loss on']) == (rule, on)]
+    line = [row for row in rows if (row['rule'], row['loss on']) == (rule, on)]
     number, backprop = rules.index(rule), rule.startswith('bptt')
     color = 'black' if backprop else f'C{number % 10}'
     style = {
@@ -37,22 +37,24 @@ def draw(rows: Sequence[Mapping], path: pathlib.Path) -> None:
       'linewidth': 1.3,
       'label': rule if on == 'last 10' else f'{rule}, loss on {on}',
     }
-    for where, what in zip(axes, ('temp MiB', 'CPU ms'), strict=True):
-      where.plot([row['T'] for row in own], [row[what] for row in own], **style)
+    for panel, cost in zip(axes, ('temp MiB', 'CPU ms'), strict=True):
+      panel.plot(
+        [row['T'] for row in line], [row[cost] for row in line], **style
+      )
   lengths = sorted({row['T'] for row in rows})
-  for where, label in zip(
+  for panel, label in zip(
     axes,
     ('compiled temporary memory (MiB)', 'CPU time of an update (ms)'),
     strict=True,
   ):
-    where.set(xscale='log', yscale='log', xlabel='steps T', ylabel=label)
-    where.set_xticks(lengths, [str(length) for length in lengths])
-    where.xaxis.set_minor_locator(ticker.NullLocator())
-    where.yaxis.set_major_locator(ticker.LogLocator(subs=(1.0, 2.0, 5.0)))
-    where.yaxis.set_major_formatter(ticker.FormatStrFormatter('%g'))
-    where.yaxis.set_minor_formatter(ticker.NullFormatter())
-    where.grid(axis='y', color='0.9')
-    where.spines[['top', 'right']].set_visible(False)
+    panel.set(xscale='log', yscale='log', xlabel='steps T', ylabel=label)
+    panel.set_xticks(lengths, [str(length) for length in lengths])
+    panel.xaxis.set_minor_locator(ticker.NullLocator())
+    panel.yaxis.set_major_locator(ticker.LogLocator(subs=(1.0, 2.0, 5.0)))
+    panel.yaxis.set_major_formatter(ticker.FormatStrFormatter('%g'))
+    panel.yaxis.set_minor_formatter(ticker.NullFormatter())
+    panel.grid(axis='y', color='0.9')
+    panel.spines[['top', 'right']].set_visible(False)
   handles, labels = axes[0].get_legend_handles_labels()
   canvas.legend(
     handles, labels, loc='outside right upper', frameon=False, fontsize=7.5

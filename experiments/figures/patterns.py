@@ -10,13 +10,13 @@ from matplotlib import colors, figure, patches, ticker
 
 from bionet_core import surrogate
 from bionet_tasks.population import cell_fate
-from experiments import judgement
+from experiments.judge import scoring
 
 FATES = colors.ListedColormap(['#e8e4d8', '#1f4e79'])  # fate 0, fate 1
 _MAX_ROWS = 600  # of a heat map: more would be thinner than a pixel
 
 
-def arguments(judged: judgement.Judged):
+def arguments(judged: scoring.Judged):
   """Of tasks that describe their answers by patterns."""
   described = judged.evaluations['held_out'].get('described', {})
   if cell_fate.PATTERNS not in described.get('trained', {}):

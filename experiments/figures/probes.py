@@ -17,7 +17,7 @@ def draw(recorded: Mapping[str, np.ndarray], path: pathlib.Path) -> None:
   in the npz. Steps that are asked for are marked above the outputs.
 
   Args:
-    recorded: the arrays of `experiments.probes.write`.
+    recorded: the arrays of `experiments.judge.probes.write`.
     path: the PNG to write.
   """
   inside = [k for k in recorded if k.startswith('inside/')]
@@ -48,13 +48,13 @@ def draw(recorded: Mapping[str, np.ndarray], path: pathlib.Path) -> None:
       labelsize=7
     )
     total = int(np.prod(recorded[name].shape[2:]))
-    some = f'\n(first {_MAX_LINES} of {total})' if total > _MAX_LINES else ''
-    axes[i, 0].set_ylabel(name.removeprefix('inside/') + some, fontsize=8)
+    note = f'\n(first {_MAX_LINES} of {total})' if total > _MAX_LINES else ''
+    axes[i, 0].set_ylabel(name.removeprefix('inside/') + note, fontsize=8)
   for j in range(shown):
     axes[0, j].set_title(f'held-out trial {recorded["number"][j]}', fontsize=9)
-    asked = np.flatnonzero(recorded['mask'][:, j])
+    scored = np.flatnonzero(recorded['mask'][:, j])
     axes[-1, j].plot(
-      asked, np.full(asked.shape, -0.5), 'kv', ms=3, clip_on=False
+      scored, np.full(scored.shape, -0.5), 'kv', ms=3, clip_on=False
     )
     axes[-1, j].set_xlabel('step', fontsize=8)
     if inside and len(recorded[inside[0]]) != len(recorded['mask']):

@@ -18,7 +18,9 @@ from scipy import stats
 
 from bionet_core import interfaces
 from bionet_tasks.temporal import evidence
-from experiments import commandline, evaluate
+from experiments.judge import scoring
+from experiments.runs import saved
+from experiments.shell import commandline
 
 _LEVEL = 0.95
 
@@ -52,8 +54,8 @@ def curve(
     trials: trials of evidence accumulation.
     num_bins: bins between the least evidence and the most.
   """
-  asked = np.asarray(trials.mask)[..., None]
-  scores = np.sum(np.where(asked > 0, outputs * asked, 0), axis=0)
+  mask = np.asarray(trials.mask)[..., None]
+  scores = np.sum(np.where(mask > 0, outputs * mask, 0), axis=0)
   right = np.argmax(scores, axis=-1)
   left_spikes, right_spikes = evidence.cue_counts(trials)
   difference = np.asarray(right_spikes - left_spikes)
@@ -63,10 +65,9 @@ def curve(
   for k in np.unique(place):
     inside = place == k
     count, chosen = int(inside.sum()), int(right[inside].sum())
-    found = stats.binomtest(chosen, count).proportion_ci(_LEVEL, 'wilson')
-    rows.append(
-      (difference[inside].mean(), chosen / count, found.low, found.high, count)
-    )
+    interval = stats.binomtest(chosen, count).proportion_ci(_LEVEL, 'wilson')
+    share, low, high = chosen / count, interval.low, interval.high
+    rows.append((difference[inside].mean(), share, low, high, count))
   return Curve(*np.array(rows).T)
 
 
@@ -82,16 +83,16 @@ def draw(
   canvas = figure.Figure(figsize=(5.4, 4), layout='constrained')
   axes = canvas.subplots()
   for name, (outputs, trials) in answers.items():
-    found = curve(outputs, trials)
-    errors = found.share - found.low, found.high - found.share
+    choices = curve(outputs, trials)
+    errors = choices.share - choices.low, choices.high - choices.share
     axes.errorbar(
-      found.evidence,
-      found.share,
+      choices.evidence,
+      choices.share,
       yerr=np.maximum(errors, 0),
       fmt='o-',
       ms=4,
       capsize=2,
-      label=f'{name}, {int(found.count.sum()):,} trials',
+      label=f'{name}, {int(choices.count.sum()):,} trials',
     )
   axes.axhline(0.5, color='0.6', linestyle=':', linewidth=1)
   axes.axvline(0, color='0.6', linestyle=':', linewidth=1)
@@ -108,17 +109,16 @@ def draw(
 def _main(argv: list[str]) -> None:
   del argv
   with commandline.bad_input():
-    run, state, _ = evaluate.restore(_WORKDIR.value)
-    if run.task.spec.name != 'evidence_accumulation':
+    run, state, _ = saved.restore(_WORKDIR.value)
+    spec = run.first.task.spec
+    if spec.name != 'evidence_accumulation':
       raise ValueError(
-        f'{_WORKDIR.value} is a run of {run.task.spec.name}; the psychometric '
+        f'{_WORKDIR.value} is a run of {spec.name}; the psychometric '
         'curve is one of evidence_accumulation.'
       )
   answers = {}
-  for name, evaluation in run.task.evaluations.items():
-    keys = run.keys.held_out, run.keys.held_out_noise
-    scored = evaluate.score(run.learner, state, run.task, evaluation, *keys)
-    answers[name] = scored[1:]
+  for name in run.first.task.evaluations:
+    _, *answers[name] = scoring.score_run(run, state, name)
   path = pathlib.Path(_WORKDIR.value) / 'figures' / 'psychometric.png'
   draw(answers, path)
   print(f'wrote {path}')

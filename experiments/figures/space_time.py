@@ -9,18 +9,18 @@ from matplotlib import figure, ticker
 
 from bionet_core import surrogate
 from bionet_tasks.population import cell_fate
-from experiments import judgement
 from experiments.figures import patterns
+from experiments.judge import scoring
 
 
-def arguments(judged: judgement.Judged):
+def arguments(judged: scoring.Judged):
   """Of the runs that have patterns and whose inputs begin with dt.
 
   One replicate is taken, since all of them are tens of megabytes: the first
   that ends in the trained tissue's most frequent pattern.
   """
-  found = patterns.arguments(judged)
-  if found is None or judged.run.task.spec.input_shape != (2,):
+  has_patterns = patterns.arguments(judged) is not None
+  if not has_patterns or judged.run.first.task.spec.input_shape != (2,):
     return None
   described = judged.evaluations['held_out']['described']['trained']
   frequent = max(

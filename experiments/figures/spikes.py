@@ -35,7 +35,7 @@ def draw(recorded: Mapping[str, np.ndarray], path: pathlib.Path) -> None:
   them, if it does. Shaded steps are asked.
 
   Args:
-    recorded: the arrays of `experiments.probes.write` of a spiking cell.
+    recorded: the arrays of `experiments.judge.probes.write` of a spiking cell.
     path: the PNG to write.
   """
   shown = min(len(recorded['number']), _MAX_TRIALS)
@@ -85,10 +85,10 @@ def draw(recorded: Mapping[str, np.ndarray], path: pathlib.Path) -> None:
     for row, values in enumerate(more.values(), start=3):
       axes[row, j].plot(values[:, j, busiest], linewidth=0.9)
     axes[-1, j].set_xlabel('step')
-    asked = np.flatnonzero(recorded['mask'][:, j])
+    scored = np.flatnonzero(recorded['mask'][:, j])
     for row in axes[:, j]:
-      if len(asked):
-        row.axvspan(asked[0] - 0.5, asked[-1] + 0.5, color='gold', alpha=0.2)
+      if len(scored):
+        row.axvspan(scored[0] - 0.5, scored[-1] + 0.5, color='gold', alpha=0.2)
       row.spines[['top', 'right']].set_visible(False)
     rate = fired[:, j].mean()
     axes[0, j].set_title(

@@ -8,7 +8,8 @@ import numpy as np
 from scipy import stats
 
 from bionet_tasks import base as tasks
-from experiments import build, evaluate, updates
+from experiments.judge import scoring
+from experiments.runs import build, records, updates
 
 
 def held_out(
@@ -44,25 +45,18 @@ def judged(
   config.seed = seed
   run = build.build(config)
   state = updates.trained(run)
-  metrics = {}
-  for name in evaluations or run.task.evaluations:
-    scored, _, _ = evaluate.score(
-      run.learner,
-      state,
-      run.task,
-      run.task.evaluations[name],
-      run.keys.held_out,
-      run.keys.held_out_noise,
-    )
-    metrics[name] = scored[run.task.spec.metric]
+  task, metrics = run.first.task, {}
+  for name in evaluations or task.evaluations:
+    scores, _, _ = scoring.score_run(run, state, name)
+    metrics[name] = scores[task.spec.metric]
   return metrics
 
 
 def arrays(task: tasks.Task):
   """Inputs and classes of a finite static task: training, then held out."""
-  data = evaluate.on_training_trials(task, 1)  # alike for any batch size
+  data = scoring.on_training_trials(task, 1)  # alike for any batch size
   for evaluation in (data, task.evaluations['held_out']):
-    keys = build.make_keys(0)
+    keys = records.make_keys(0)
     trials = evaluation.sample(keys.data, np.arange(evaluation.num_trials))
     yield np.asarray(trials.inputs[0], float), np.asarray(trials.targets[0])
 

@@ -13,8 +13,9 @@ import jax
 import numpy as np
 
 from bionet_core import information, surrogate
-from experiments import build, evaluate, updates
 from experiments.configs import cell_fate as configs
+from experiments.judge import scoring
+from experiments.runs import build, records, updates
 
 SEEDS = (0, 1, 2)
 
@@ -56,18 +57,11 @@ def _rows(variant: str, seed: int) -> list[dict]:
   return rows
 
 
-def _row(name: str, seed: int, built: build.Run, state, seconds) -> dict:
+def _row(name: str, seed: int, built: records.Run, state, seconds) -> dict:
   row = {'learner': name, 'seed': seed}
   patterns = []
   for evaluation, column in _EVALUATIONS.items():
-    metrics, outputs, _ = evaluate.score(
-      built.learner,
-      state,
-      built.task,
-      built.task.evaluations[evaluation],
-      built.keys.held_out,
-      built.keys.held_out_noise,
-    )
+    metrics, outputs, _ = scoring.score_run(built, state, evaluation)
     row[column] = metrics['utility']
     fates = np.asarray(surrogate.fates(outputs[-1]))
     patterns.append(information.most_frequent_patterns(fates, 1)[0])

@@ -48,7 +48,7 @@ _CUT = {'name': 'd_rtrl', 'within': 'cut', 'execution': 'reverse'}
 _SLOW = {'batch_size': 64, 'optimizer.learning_rate': 1e-2}
 _SHORT = {
   **_SLOW,
-  'num_steps': 1500,
+  'num_updates': 1500,
   'task.num_symbols': 5,
   'task.time_lag': 5,
 }
@@ -58,7 +58,7 @@ _SETTINGS = {
     'd_rtrl', _SHORT, ('gru',), False, _CUT
   ),
   'hk.GRU, 10 symbols, lag 10, 1,000 updates': _Setting(
-    'd_rtrl', {**_SLOW, 'num_steps': 1000}, ('gru',), False, _CUT
+    'd_rtrl', {**_SLOW, 'num_updates': 1000}, ('gru',), False, _CUT
   ),
   'hk.GRU, 10 symbols, lag 10, exact within 10, 700 updates': _Setting(
     'd_rtrl', {}, ('gru',), False, no_traces=10

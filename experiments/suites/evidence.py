@@ -35,10 +35,10 @@ def run(seeds: list[int], only: str = '') -> list[dict]:
   for variant in _VARIANTS:
     for seed in seeds if only in variant else ():
       began = time.process_time()
-      found = accuracy.judged(configs.get_config(variant), seed)
+      scores = accuracy.judged(configs.get_config(variant), seed)
       spent = round(time.process_time() - began, 1)
       rows.append(
-        _row(variant, seed, found['held_out'], found['narrow'], spent)
+        _row(variant, seed, scores['held_out'], scores['narrow'], spent)
       )
   return rows
 
@@ -50,15 +50,15 @@ def baselines() -> list[tuple[int, float, float]]:
   alike, so that the last k hold a number of them that is hypergeometric.
   """
   most = (_CUES + 1) // 2
-  found = []
+  rows = []
   for k in (1, 3, 5):
     ways = sum(
       comb(most, right) * comb(_CUES - most, k - right)
       for right in range(k // 2 + 1, min(k, most) + 1)
     )
     whole = evidence.majority_of_last(k, num_cues=_CUES)
-    found.append((k, whole, ways / comb(_CUES, k)))
-  return found
+    rows.append((k, whole, ways / comb(_CUES, k)))
+  return rows
 
 
 def _row(learner, seed, whole, narrow, seconds) -> dict:

@@ -20,8 +20,9 @@ import numpy as np
 
 from bionet_core import unroll
 from bionet_core.cells import tissue
-from experiments import build, updates
+from bionet_learners.populations import population
 from experiments.configs import cell_fate as configs
+from experiments.runs import build, updates
 
 SEEDS = (0,)
 _ROUNDS = 5
@@ -31,7 +32,7 @@ _CALL = 'one compiled call'
 
 
 def run(seeds: list[int], only: str = '') -> list[dict]:
-  """Rows: CPU ms a generation, and how often it fits into the loop's time."""
+  """Rows: CPU ms per generation, and how often it fits into the loop's time."""
   # Threads that wait for each other burn CPU time; one core is comparable. This
   # must come before JAX starts its own threads.
   os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
@@ -77,48 +78,49 @@ def _config(seed: int, *, common: bool):
 
 def _start(config):
   run = build.build(config)
-  index = jnp.arange(run.batch_size)
-  trials = run.task.sample(run.keys.data, index, run.batch_size)
-  return run, updates.init(run), trials
+  stage = run.first
+  index = jnp.arange(stage.batch_size)
+  trials = stage.task.sample(stage.keys.data, index, stage.batch_size)
+  return stage, updates.init(run), trials
 
 
 def _called(config):
   """A generation as the learner's own update; its mean loss."""
-  run, state, trials = _start(config)
-  update = jax.jit(run.learner.update)
+  stage, state, trials = _start(config)
+  update = jax.jit(stage.learner.update)
 
   def subject():
-    _, metrics = jax.block_until_ready(update(state, run.keys.noise, trials))
+    _, metrics = jax.block_until_ready(update(state, stage.keys.noise, trials))
     return float(metrics['loss_mean'])
 
   return subject
 
 
-def _with_cell(config, run, trials):
+def _with_cell(config, stage, trials):
   """`(params, key) -> loss` of a member, by our cell and its unrolling."""
   del config
-  cell, loss = run.dynamics, run.task.loss
+  cell, loss = stage.dynamics, stage.task.loss
 
   def judge(params, key):
-    begun = unroll.initial_state(cell, {}, key, trials.index)
+    start = unroll.initial_state(cell, {}, key, trials.index)
     keys = unroll.trial_keys(key, trials.index)
     steps = jnp.zeros(trials.index.shape, jnp.int32)
-    return unroll.unroll(cell, loss, params, {}, begun, keys, steps, trials)[0]
+    return unroll.unroll(cell, loss, params, {}, start, keys, steps, trials)[0]
 
   return judge
 
 
-def _plain(config, run, trials):
+def _plain(config, stage, trials):
   """The same in plain JAX, as one writes it without bionet."""
-  loss = run.task.loss
+  loss = stage.task.loss
   rate = tissue.regulatory_network(config.network.hidden, centred=False)
   fold_in = jax.vmap(jax.random.fold_in, in_axes=(0, None))
 
   def judge(params, key):
     keys = jax.vmap(lambda i: jax.random.fold_in(key, i))(trials.index)
 
-    def step(states, now):
-      number, inputs = now
+    def step(states, at_step):
+      number, inputs = at_step
       dt, sigma = inputs[:, :1], inputs[:, 1:]
       xi = jax.vmap(lambda k: jax.random.normal(k, states.shape[1:]))(
         fold_in(keys, number)
@@ -127,9 +129,9 @@ def _plain(config, run, trials):
       moved = states + drift + sigma * jnp.sqrt(dt) * xi
       return jnp.clip(moved, 0.0, 1.0), None
 
-    begun = unroll.initial_state(run.dynamics, {}, key, trials.index)
+    start = unroll.initial_state(stage.dynamics, {}, key, trials.index)
     numbers = jnp.arange(trials.inputs.shape[0])
-    states, _ = jax.lax.scan(step, begun, (numbers, trials.inputs))
+    states, _ = jax.lax.scan(step, start, (numbers, trials.inputs))
     return loss(states, trials.targets[-1], trials.mask[-1])[0]
 
   return judge
@@ -137,16 +139,16 @@ def _plain(config, run, trials):
 
 def _looped(config, make_judge):
   """A generation member by member, selection and mutation in NumPy."""
-  run, state, trials = _start(config)
-  judge = jax.jit(make_judge(config, run, trials))
+  stage, state, trials = _start(config)
+  judge = jax.jit(make_judge(config, stage, trials))
   settings = config.learner
 
   members = jax.device_get(state.rule_state.shared.members)
   size, elites = settings.population_size, settings.elites
   noise_keys = [
-    run.keys.noise
+    stage.keys.noise
     if settings.common_noise
-    else judge.member_key(run.keys.noise, i)
+    else population.member_key(stage.keys.noise, i)
     for i in range(size)
   ]
   rng = np.random.default_rng(config.seed)
@@ -156,11 +158,11 @@ def _looped(config, make_judge):
       float(judge(jax.tree.map(lambda x, i=i: x[i], members), key))
       for i, key in enumerate(noise_keys)
     ]
-    kept = np.argsort(losses)[:elites]
-    parents = kept[rng.integers(elites, size=size - elites)]
+    best = np.argsort(losses)[:elites]
+    parents = best[rng.integers(elites, size=size - elites)]
     jax.tree.map(
       lambda x: np.concatenate(
-        [x[kept], x[parents] + settings.std * rng.normal(size=x[parents].shape)]
+        [x[best], x[parents] + settings.std * rng.normal(size=x[parents].shape)]
       ),
       members,
     )

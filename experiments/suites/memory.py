@@ -8,7 +8,7 @@ their 'lower 95 %' is the good side of the mean.
 import functools
 import importlib
 
-from experiments.configs import sequential_digits
+from experiments.configs import memory, sequential_digits
 from experiments.suites import accuracy
 
 SEEDS = (0, 1, 2)
@@ -27,16 +27,8 @@ _TASKS = {
 }
 
 
-_ONLINE = (
-  'adding',
-  'delayed_match',
-  'delayed_xor',
-  'flip_flop',
-  'lorenz',
-  'store_recall',
-  'temporal_parity',
-)
-"""Tasks whose config has online rules and that have no suite of their own."""
+# Tasks whose config has online rules, and which no other suite measures.
+_ONLINE = (*memory.TASKS, 'lorenz')
 
 
 def run(seeds: list[int], only: str = '') -> list[dict]:
@@ -68,5 +60,9 @@ def _digits(learner: dict | None, overrides: dict, seed: int) -> float:
 
 
 def _score(task: str, variant: str, seed: int) -> float:
-  module = importlib.import_module(f'experiments.configs.{task}')
-  return accuracy.held_out(module.get_config(variant), {}, seed)
+  if task in memory.TASKS:
+    config = memory.get_config(f'{task},{variant}')
+  else:
+    module = importlib.import_module(f'experiments.configs.{task}')
+    config = module.get_config(variant)
+  return accuracy.held_out(config, {}, seed)

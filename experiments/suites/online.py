@@ -20,9 +20,9 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from experiments import build, updates
 from experiments.configs import copying as configs
 from experiments.figures import online_cost
+from experiments.runs import build, updates
 
 SEEDS = (0,)
 LAGS = (50, 200, 1000)
@@ -61,21 +61,21 @@ class _Subject(NamedTuple):
 
 
 def run(seeds: list[int], only: str = '') -> list[dict]:
-  """Rows: a rule and a length; CPU ms an update, temporary MiB, CPU s."""
+  """Rows: a rule and a length; CPU ms per update, temporary MiB, CPU s."""
   # Threads that wait for each other burn CPU time; one core is comparable. This
   # must come before JAX starts its own threads.
   os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
   rows = []
   for lag in LAGS:
-    asked = {
+    subjects = {
       (rule, on): _subject(seeds[0], lag, *_RULES[rule], on_all=on == 'all')
       for on, rules in (('last 10', _RULES), ('all', _ON_ALL))
       for rule in rules
       if only in f'{rule}, T {lag + 20}, loss on {on}'
     }
-    times = {name: [] for name in asked}
+    times = {name: [] for name in subjects}
     for _ in range(_ROUNDS[lag]):
-      for name, subject in asked.items():
+      for name, subject in subjects.items():
         began = time.process_time()
         subject.call()
         times[name].append((time.process_time() - began) * 1e3)
@@ -88,7 +88,7 @@ def run(seeds: list[int], only: str = '') -> list[dict]:
         'temp MiB': subject.temporary / 2**20,
         'compile CPU s': round(subject.compile_seconds, 1),
       }
-      for (rule, on), subject in asked.items()
+      for (rule, on), subject in subjects.items()
     ]
   return rows
 
@@ -101,21 +101,21 @@ def _subject(
   config.task.time_lag = lag
   config.network.hidden = hidden
   config.learner = {'every': 0, 'carry': False, **learner}
-  made = build.build(config)
-  state = updates.init(made)
-  trials = made.task.sample(made.keys.data, jnp.arange(made.batch_size))
+  run = build.build(config)
+  stage, state = run.first, updates.init(run)
+  trials = stage.task.sample(stage.keys.data, jnp.arange(stage.batch_size))
   if on_all:
     trials = trials.replace(
       mask=jnp.full_like(trials.mask, 1 / len(trials.mask))
     )
-  update = jax.jit(made.learner.update)
+  update = jax.jit(stage.learner.update)
   began = time.process_time()
-  compiled = update.lower(state, made.keys.noise, trials).compile()
+  compiled = update.lower(state, stage.keys.noise, trials).compile()
   seconds = time.process_time() - began
   temporary = compiled.memory_analysis().temp_size_in_bytes
 
   def call():
-    jax.block_until_ready(compiled(state, made.keys.noise, trials))
+    jax.block_until_ready(compiled(state, stage.keys.noise, trials))
 
   call()  # the first one touches its memory
   return _Subject(call, temporary, seconds)

@@ -14,8 +14,8 @@ import time
 import jax
 import jax.numpy as jnp
 
-from experiments import build, updates
 from experiments.configs import prototypes as configs
+from experiments.runs import build, updates
 
 SEEDS = (0,)
 _UPDATES = 63
@@ -68,7 +68,7 @@ def _config(seed: int, *, stop: bool):
 
 def _epoch(seed: int, *, stop: bool):
   run = build.build(_config(seed, stop=stop))
-  advance = updates.make_advance(run)
+  advance = updates.make_advance(run.first)
   state = updates.init(run)
   state, _ = advance(state, jnp.int32(0), _UPDATES)  # steady: trained a while
 
@@ -82,20 +82,21 @@ def _epoch(seed: int, *, stop: bool):
 
 def _called(seed: int, *, stop: bool):
   run = build.build(_config(seed, stop=stop))
-  state, _ = updates.make_advance(run)(
+  stage = run.first
+  state, _ = updates.make_advance(stage)(
     updates.init(run), jnp.int32(0), _UPDATES
   )
-  update = jax.jit(run.learner.update, donate_argnums=0)
-  size = run.batch_size
+  update = jax.jit(stage.learner.update, donate_argnums=0)
+  size = stage.batch_size
   trials = [
-    run.task.sample(run.keys.data, i * size + jnp.arange(size))
+    stage.task.sample(stage.keys.data, i * size + jnp.arange(size))
     for i in range(_UPDATES)
   ]
 
   def subject():
     nonlocal state
     for batch in trials:
-      state, metrics = update(state, run.keys.noise, batch)
+      state, metrics = update(state, stage.keys.noise, batch)
     jax.block_until_ready((state, metrics))
 
   return subject
@@ -104,11 +105,11 @@ def _called(seed: int, *, stop: bool):
 def _floor(seed: int):
   config = _config(seed, stop=False)
   run = build.build(config)
-  state = updates.init(run)
+  stage, state = run.first, updates.init(run)
   weights = {name: leaf['w'] for name, leaf in state.params.items()}
   feedback = state.constants['to1_from2']['w']
-  size, sweeps = run.batch_size, config.learner.clamped + config.learner.free
-  trials = run.task.sample(run.keys.data, jnp.arange(_UPDATES * size))
+  size, sweeps = stage.batch_size, config.learner.clamped + config.learner.free
+  trials = stage.task.sample(stage.keys.data, jnp.arange(_UPDATES * size))
   inputs = trials.inputs[0].reshape(_UPDATES, size, -1)
 
   @jax.jit

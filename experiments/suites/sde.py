@@ -79,13 +79,13 @@ def _strong_error(key: jax.Array, num_steps: int) -> float:
 
   def advance(states, step):
     state, exact = states
-    now = unroll.step_keys(keys, jnp.full(_PATHS, step))
+    step_keys = unroll.step_keys(keys, jnp.full(_PATHS, step))
     # The very draw of the cell's step.
-    drawn = noise.normal(now, 1)
+    drawn = noise.normal(step_keys, 1)
     unseen = jax.random.normal(jax.random.fold_in(rest_key, step), (_PATHS, 1))
     integral = a / math.sqrt(dt) * drawn + rest * unseen
     exact = 0.5 + decay * (exact - 0.5) + _SIGMA * integral
-    state, _ = cell.step({}, {}, state, now, inputs)
+    state, _ = cell.step({}, {}, state, step_keys, inputs)
     return (state, exact), None
 
   start = jnp.full((_PATHS, 1), _START)
@@ -129,8 +129,8 @@ def _trials() -> interfaces.Trials:
 
 def _loss(outputs, targets, mask):
   del targets
-  found = information.exact_soft_utility(outputs)
-  return -found.utility * jnp.mean(mask), {}
+  measured = information.exact_soft_utility(outputs)
+  return -measured.utility * jnp.mean(mask), {}
 
 
 def _objective(key: jax.Array, remat: bool):
@@ -181,8 +181,8 @@ def _noise(key: jax.Array, *, ours: bool):
     )(keys)
 
   def advance(total, step):
-    now = fold_in(keys, jnp.full(_BATCH, step))
-    return total + normal(now, _CELLS), None
+    step_keys = fold_in(keys, jnp.full(_BATCH, step))
+    return total + normal(step_keys, _CELLS), None
 
   start = jnp.zeros((_BATCH, _CELLS))
   drawn = jax.jit(lambda: jax.lax.scan(advance, start, jnp.arange(_STEPS))[0])
@@ -190,7 +190,7 @@ def _noise(key: jax.Array, *, ours: bool):
 
 
 def _time(subject) -> float:
-  """CPU microseconds a step."""
+  """CPU microseconds per step."""
   times = []
   for round_ in range(_ROUNDS + 1):
     began = time.process_time()

@@ -32,9 +32,9 @@ from bionet_core.cells import tissue
 from bionet_learners import base
 from bionet_learners.reverse import bptt
 from bionet_tasks.population import cell_fate
-from experiments import build, updates
 from experiments.configs import cell_fate as config_file
 from experiments.figures import learned_rate
+from experiments.runs import build, updates
 
 SHORT = '--short' in sys.argv
 REPLICATES = 200 if SHORT else 3000  # of every utility that we believe
@@ -129,13 +129,12 @@ config = config_file.get_config('smoke' if SHORT else '')
 if SHORT:
   config.stages = {}
 evolving = build.build(config)
+cell = evolving.first.dynamics
 evolved = updates.trained(evolving)
 before = updates.init(evolving)
-print(f'evolution, {evolving.num_steps} generations')
-show('  one network before', final_states(evolving.dynamics, before.params))
-reached = show(
-  '  the best one after', final_states(evolving.dynamics, evolved.params)
-)
+print(f'evolution, {evolving.num_updates} generations')
+show('  one network before', final_states(cell, before.params))
+reached = show('  the best one after', final_states(cell, evolved.params))
 
 # %% [markdown]
 # ## Backpropagation, as it is usually tried
@@ -264,15 +263,13 @@ judge('  repaired', *repaired)
 # with the signs (-, +, -).
 
 # %%
-rate = np.asarray(
-  learned_rate.rate(evolving.dynamics, evolved.params, evolved.constants, 7)
-)
+rate = np.asarray(learned_rate.rate(cell, evolved.params, evolved.constants, 7))
 for means in (0.0, 0.25, 0.5, 0.75, 1.0):
   print(f'f({means:.2f}) = {rate[int(means * (len(rate) - 1))]:+6.2f}')
 
 path = pathlib.Path('runs', '03_cell_fate_rate.png')
 path.parent.mkdir(exist_ok=True)
-start = learned_rate.rate(evolving.dynamics, before.params, before.constants, 7)
+start = learned_rate.rate(cell, before.params, before.constants, 7)
 learned_rate.draw(np.linspace(0, 1, len(rate)), rate, np.asarray(start), path)
 print(f'wrote {path}')
 
@@ -285,7 +282,7 @@ print(f'wrote {path}')
 
 # %%
 for dt in (0.05, 0.02) if SHORT else (0.02, 0.01, 0.005, 0.0025):
-  states = final_states(evolving.dynamics, evolved.params, dt)
+  states = final_states(cell, evolved.params, dt)
   show(f'dt {dt:<5}', states)
 print(f'held-out utility {reached:.4f}')
 

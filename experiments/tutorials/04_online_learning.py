@@ -28,9 +28,10 @@ from bionet_learners import base, description
 from bionet_learners.reverse import bptt, truncated_bptt
 from bionet_learners.traces import d_rtrl
 from bionet_tasks.temporal import copying, evidence
-from experiments import build, evaluate, probes, updates
 from experiments.configs import evidence as evidence_config
 from experiments.figures import spikes
+from experiments.judge import probes, scoring
+from experiments.runs import build, updates
 
 SHORT = '--short' in sys.argv
 UPDATES, EVERY = (4, 2) if SHORT else (800, 50)
@@ -233,11 +234,11 @@ SMALL = {
   'task.delay_ms': 200.0,
   'network.dt': 10.0,
   'network.hidden': 40,
-  'num_steps': 150,
+  'num_updates': 150,
   'task.num_held_out': 500,
 }
 if SHORT:
-  SMALL.update({'num_steps': 2, 'task.num_held_out': 20, 'batch_size': 4})
+  SMALL.update({'num_updates': 2, 'task.num_held_out': 20, 'batch_size': 4})
   SMALL.update({'network.hidden': 6, 'task.num_cues': 1, 'task.dt': 25.0})
   SMALL['network.dt'] = 25.0
 
@@ -263,14 +264,7 @@ for variant in (
   )
 ):
   run, state = spiking(variant)
-  metrics, _, _ = evaluate.score(
-    run.learner,
-    state,
-    run.task,
-    run.task.evaluations['held_out'],
-    run.keys.held_out,
-    run.keys.held_out_noise,
-  )
+  metrics, _, _ = scoring.score_run(run, state)
   print(f'{variant:20}: held-out accuracy {metrics["accuracy"]:.3f}')
 
 # %% [markdown]

@@ -15,28 +15,30 @@ import pytest
 from scipy import stats
 
 from bionet_tasks.static import digits
-from experiments import bench, build, evaluate, updates
+from experiments import suites
 from experiments.configs import prototypes as configs
+from experiments.judge import scoring
+from experiments.runs import build, updates
 from experiments.suites import accuracy
 
-SUITES = pathlib.Path(bench.__file__).parent / 'suites'
+SUITES = pathlib.Path(suites.__file__).parent
 SHARED = ('__init__', 'accuracy')
 
 
 def test_every_suite_is_listed():
   """Truth: the files of experiments/suites."""
   files = {path.stem for path in SUITES.glob('*.py')} - set(SHARED)
-  assert set(bench.SUITES) == files
+  assert set(suites.SUITES) == files
 
 
-@pytest.mark.parametrize('name', bench.SUITES)
+@pytest.mark.parametrize('name', suites.SUITES)
 def test_a_suite_has_seeds_and_runs(name):
   """Truth: what `bench` reads of a suite."""
   suite = importlib.import_module(f'experiments.suites.{name}')
   assert len(suite.SEEDS) >= 1
   assert all(isinstance(seed, int) for seed in suite.SEEDS)
   assert callable(suite.run)
-  assert bench.SUITES[name]
+  assert suites.SUITES[name]
 
 
 def test_a_table_is_aligned():
@@ -45,7 +47,7 @@ def test_a_table_is_aligned():
     {'learner': 'bptt', 'mean': 0.5, 'seeds': 3},
     {'learner': 'local plasticity', 'mean': 10.25, 'seeds': 10},
   ]
-  assert bench.table(rows).split('\n') == [
+  assert suites.table(rows).split('\n') == [
     'learner           mean     seeds',
     '----------------  -------  -----',
     'bptt              0.5000   3',
@@ -91,20 +93,13 @@ def test_arrays_are_the_data_once_each():
 def test_held_out_is_what_a_run_reports():
   """Truth: the same updates one after the other, scored by hand."""
   found = accuracy.held_out(
-    configs.get_config('smoke'), {'num_steps': 5, 'num_epochs': 0}, 0
+    configs.get_config('smoke'), {'num_updates': 5, 'num_epochs': 0}, 0
   )
   run = build.build(configs.get_config('smoke'))
-  advance, state = updates.make_advance(run), updates.init(run)
+  advance, state = updates.make_advance(run.first), updates.init(run)
   for step in range(5):
     state, _ = advance(state, jnp.int32(step), 1)
-  _, outputs, trials = evaluate.score(
-    run.learner,
-    state,
-    run.task,
-    run.task.evaluations['held_out'],
-    run.keys.held_out,
-    run.keys.held_out_noise,
-  )
+  _, outputs, trials = scoring.score_run(run, state)
   answers = np.argmax(np.asarray(outputs[0]), axis=-1)
   assert found == pytest.approx(np.mean(answers == trials.targets[0]).item())
 

@@ -26,10 +26,9 @@ def main() -> None:
 
 def import_all() -> None:
   """Imports all that the binaries do, before the first fork."""
-  import experiments.evaluate
   import experiments.figures.confusion_matrix
   import experiments.figures.learning_curve
-  import experiments.signals  # noqa: F401
+  import experiments.session  # noqa: F401
 
 
 def _forked(module: str, *args: str) -> dict:

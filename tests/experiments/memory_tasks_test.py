@@ -7,23 +7,50 @@ from itertools import product
 import pytest
 
 from bionet_learners import base as learners
-from experiments import build
-from experiments.suites import evidence, memory
+from experiments.configs import base, memory
+from experiments.runs import factories
+from experiments.suites import evidence
 
 
-@pytest.mark.parametrize('name', ['evidence', *memory._ONLINE])
-def test_each_variant_makes_the_rule_it_names(name):
+def _choices():
+  """Every choice of a config of memory, and the variant that it names."""
+  for name in ('evidence', 'lorenz'):
+    module = importlib.import_module(f'experiments.configs.{name}')
+    for variant in module._VARIANTS:
+      yield pytest.param(module, variant, variant, id=f'{name}:{variant}')
+  for task, rule in product(memory.TASKS, base.gru_variants({})):
+    yield pytest.param(memory, f'{task},{rule}', rule, id=f'{task},{rule}')
+
+
+@pytest.mark.parametrize(('module', 'choice', 'variant'), [*_choices()])
+def test_each_variant_makes_the_rule_it_names(module, choice, variant):
   """Truth: the variant's name; what is no rule's changes the cell alone."""
-  module = importlib.import_module(f'experiments.configs.{name}')
-  own = {'bptt': 'bptt', 'd_rtrl': 'd_rtrl', 'stream': 'd_rtrl'}
-  own |= {'frozen': 'bptt', 'lif': 'bptt', 'smoke': 'bptt'}
-  for variant in module._VARIANTS:
-    config = module.get_config(variant)
-    assert config.learner.name == own.get(variant, 'e_prop')
-    task = build.make('bionet.tasks', 'task', config.task)
-    dynamics = build.make_dynamics(config, task)
-    rule = build.make_rule(config, task, dynamics)
-    assert isinstance(rule, learners.GradientRule)
+  rules = {'bptt': 'bptt', 'd_rtrl': 'd_rtrl', 'stream': 'd_rtrl'}
+  rules |= {'frozen': 'bptt', 'lif': 'bptt', 'smoke': 'bptt'}
+  config = module.get_config(choice)
+  assert config.learner.name == rules.get(variant, 'e_prop')
+  task = factories.make_task(config)
+  dynamics = factories.make_dynamics(config, task)
+  rule = factories.make_rule(config, task, dynamics)
+  assert isinstance(rule, learners.GradientRule)
+
+
+def test_a_task_of_memory_is_chosen_by_name():
+  """Truth: the factory's name; 1,000 updates for two of the six, by hand."""
+  lengths = {'temporal_parity': 1000, 'adding': 1000}
+  for task in memory.TASKS:
+    config = memory.get_config(task)
+    assert config.task.name == task
+    assert config.num_updates == lengths.get(task, 500)
+    chosen = memory.get_config(f'{task},bptt')
+    assert chosen.to_dict() == config.to_dict()
+  for choice, words in (
+    ('smoke', "no task 'smoke'"),
+    ('ading', "Did you mean 'adding'"),
+    ('adding,d_rtl', "Did you mean 'd_rtrl'"),
+  ):
+    with pytest.raises(KeyError, match=words):
+      memory.get_config(choice)
 
 
 def test_the_variants_of_evidence_differ_in_what_they_say():

@@ -130,6 +130,19 @@ def test_every_import_is_a_declared_dependency(folder):
       assert names & declared, f'{file} imports {module}'
 
 
+def test_no_function_of_the_experiments_is_long():
+  """Truth: 120 lines, the docstring not counted."""
+  files = [f for f in _python_files() if f.startswith('experiments/')]
+  for file in files:
+    for node in ast.walk(ast.parse((REPO / file).read_text())):
+      if not isinstance(node, ast.FunctionDef):
+        continue
+      lines = node.end_lineno - node.lineno + 1
+      if ast.get_docstring(node) is not None:
+        lines -= node.body[0].end_lineno - node.body[0].lineno + 1
+      assert lines <= 120, f'{file}: {node.name} has {lines} lines'
+
+
 def test_the_top_level_holds_nothing_else():
   """Truth: the tree of DESIGN.md."""
   top = {file.partition('/')[0] for file in _git_files()}

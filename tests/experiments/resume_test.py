@@ -15,10 +15,11 @@ import numpy as np
 import pytest
 
 from bionet_learners.training import checkpoints, ranges
-from experiments import build, evaluate, train
-from experiments import workdir as workdirs
+from experiments import session
 from experiments.configs import copying as copying_config
 from experiments.figures import confusion_matrix, learning_curve
+from experiments.runs import build, saved
+from experiments.shell import workdirs
 
 REPO = pathlib.Path(__file__).parents[2]
 DRIVER = pathlib.Path(__file__).with_name('killed_runs.py')
@@ -35,7 +36,7 @@ RUNS = {
   ],
   'copying': [
     '--config=experiments/configs/copying.py:smoke',
-    '--config.num_steps=5000',
+    '--config.num_updates=5000',
     '--config.log_every=50',
     '--config.eval_every=500',
     '--config.checkpoint_every=100',
@@ -64,8 +65,8 @@ def _result(workdir) -> dict:
 
 
 def _final_leaves(workdir) -> list[bytes]:
-  _, state, step = evaluate.restore(workdir)
-  assert step == _result(workdir)['steps']
+  _, state, step = saved.restore(workdir)
+  assert step == _result(workdir)['updates']
   return [np.asarray(leaf).tobytes() for leaf in jax.tree.leaves(state)]
 
 
@@ -124,7 +125,7 @@ def test_killed_again_and_again_equals_uninterrupted(
 def config():
   """A short copying run with a checkpoint at every second border."""
   config = copying_config.get_config('smoke')
-  config.num_steps = 12
+  config.num_updates = 12
   config.log_every = 2
   config.eval_every = 6
   config.checkpoint_every = 4
@@ -140,9 +141,9 @@ def no_figures(monkeypatch):
 def _train(config, workdir, **kwargs):
   run = build.build(config)
   if workdirs.find(workdir, config).status == 'nothing':
-    workdirs.create(workdir, config, run.task.spec)
-  state, first = train.begin(config, run, workdir)
-  return train.train(config, run, workdir, state, first, **kwargs)
+    workdirs.create(workdir, config, run.first.task.spec)
+  state, first = saved.begin(config, run, workdir)
+  return session.train_from(config, run, workdir, state, first, **kwargs)
 
 
 def test_stopped_at_every_border_equals_uninterrupted(
@@ -156,7 +157,7 @@ def test_stopped_at_every_border_equals_uninterrupted(
       _train(config, tmp_path / 'parts', interrupted=lambda: True)
       sessions.append(12)
     except ranges.InterruptedRun as stop:
-      sessions.append(stop.step)
+      sessions.append(stop.update)
   assert sessions == [2, 4, 6, 8, 10, 12]
   _check_equal(tmp_path / 'parts', tmp_path / 'whole')
 
@@ -175,8 +176,8 @@ def test_a_stream_goes_on_in_the_middle(config, tmp_path, no_figures):
   _check_equal(tmp_path / 'parts', tmp_path / 'whole')
 
   run = build.build(config)
-  workdirs.create(tmp_path / 'mutant', config, run.task.spec)
-  state, first = train.begin(config, run, tmp_path / 'whole')
+  workdirs.create(tmp_path / 'mutant', config, run.first.task.spec)
+  state, first = saved.begin(config, run, tmp_path / 'whole')
   [early, *_] = checkpoints.all_steps(tmp_path / 'whole' / 'checkpoints')
   assert early < first
   state = checkpoints.load_checkpoint(
@@ -185,7 +186,7 @@ def test_a_stream_goes_on_in_the_middle(config, tmp_path, no_figures):
   forgot = state._replace(
     rule_state=jax.tree.map(lambda x: x * 0, state.rule_state)
   )
-  train.train(config, run, tmp_path / 'mutant', forgot, early)
+  session.train_from(config, run, tmp_path / 'mutant', forgot, early)
   assert _final_leaves(tmp_path / 'mutant') != _final_leaves(tmp_path / 'whole')
 
 
@@ -218,7 +219,7 @@ def test_killed_before_the_first_checkpoint_starts_over(
   """Truth: the uninterrupted run; rows without a checkpoint are dropped."""
   _train(config, tmp_path / 'whole')
   run = build.build(config)
-  workdirs.create(tmp_path / 'parts', config, run.task.spec)
+  workdirs.create(tmp_path / 'parts', config, run.first.task.spec)
   lines = (tmp_path / 'whole' / 'metrics.jsonl').read_text()
   cut = lines[: len(lines) // 3]  # in the middle of a line
   (tmp_path / 'parts' / 'metrics.jsonl').write_text(cut)

@@ -16,7 +16,7 @@ from bionet_core.cells import cores as haiku_cells
 from bionet_core.cells import tissue
 from bionet_tasks.population import cell_fate
 from bionet_tasks.temporal import copying
-from experiments import figures, judgement
+from experiments import figures
 from experiments.figures import (
   confusion_matrix,
   evaluations,
@@ -24,6 +24,7 @@ from experiments.figures import (
   patterns,
   space_time,
 )
+from experiments.judge import scoring
 
 KEY = jax.random.key(0)
 
@@ -185,11 +186,11 @@ def _judged(task, cell, *, evaluations=3):
     content['described'] = {'trained': described, 'untrained': described}
   state = SimpleNamespace(params=params, constants=constants)
   names = ('held_out', 'half_dt', 'quarter_dt')[:evaluations]
-  return judgement.Judged(
-    run=SimpleNamespace(task=task, dynamics=cell, later=(), own_steps=2),
+  return scoring.Judged(
+    run=SimpleNamespace(first=SimpleNamespace(task=task, dynamics=cell)),
     state=state,
     untrained=state,
-    step=2,
+    update=2,
     rows=[],
     evaluations=dict.fromkeys(names, content),
     trials=trials,

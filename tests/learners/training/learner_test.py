@@ -260,7 +260,7 @@ def test_a_learner_goes_through_the_loop_under_the_guard(plain):
     state, step = ranges.train_ranges(
       state,
       between,
-      num_steps=NUM_UPDATES,
+      num_updates=NUM_UPDATES,
       intervals=ranges.Intervals(4),
       record=lambda step, split, values: rows.append((step, split, values)),
       rows=[],

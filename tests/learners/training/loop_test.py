@@ -197,7 +197,7 @@ def test_1_an_interrupted_run_saves_and_goes_on(epoch, tmp_path, uninterrupted):
       checkpoint_every=2,
       interrupted=lambda: next(asked) == epoch,
     )
-  assert info.value.step == epoch * NUM_BATCHES
+  assert info.value.update == epoch * NUM_BATCHES
   assert checkpoints.all_steps(tmp_path)[-1] == epoch * NUM_BATCHES
   resumed = train(tmp_path, step, checkpoint_every=2)
   assert len(steps) == NUM_EPOCHS * NUM_BATCHES
@@ -795,7 +795,7 @@ def test_a_nan_names_the_batch_and_leaves_the_last_good_checkpoint(
   with pytest.raises(FloatingPointError) as info:
     train(tmp_path, data=data[:7] + bad + data[8:])
   message = str(info.value)
-  assert message.startswith('step 8 (of the steps 7 to 9): '), message
+  assert message.startswith('update 8 (of the updates 7 to 9): '), message
   assert 'loss is nan' in message or 'norm is nan' in message
   assert checkpoints.all_steps(tmp_path) == [3, 6]
   assert b'NaN' not in rows(tmp_path)
@@ -804,7 +804,7 @@ def test_a_nan_names_the_batch_and_leaves_the_last_good_checkpoint(
 
 def test_a_validation_that_is_not_finite_stops_too(tmp_path):
   """Truth: the epoch's batch; its checkpoint is not written."""
-  with pytest.raises(FloatingPointError, match='evaluation after step 4'):
+  with pytest.raises(FloatingPointError, match='evaluation after update 4'):
     score([1.0, math.inf, 1.0], tmp_path)
   assert checkpoints.all_steps(tmp_path) == [2]
 

@@ -2,7 +2,7 @@
 """From border to border.
 
 Truth: borders, rows and saves written out by hand, for a state that counts its
-steps and whose step number i (from 0) reports the value i.
+updates and whose update number i (from 0) reports the value i.
 """
 
 import jax
@@ -12,10 +12,10 @@ import pytest
 
 from bionet_learners.training import metrics, ranges, stopping
 
-# log every 4, evaluate every 6, save every 5 of 13 steps
+# log every 4, evaluate every 6, save every 5 of 13 updates
 INTERVALS = ranges.Intervals(log=4, evaluate=6, checkpoint=5)
 BORDERS = [4, 5, 6, 8, 10, 12, 13]
-# The mean of steps 0 to 3, of 4, of 5, of 6 and 7, ...
+# The mean of updates 0 to 3, of 4, of 5, of 6 and 7, ...
 TRAIN = dict(zip(BORDERS, [1.5, 4, 5, 6.5, 8.5, 10.5, 12], strict=True))
 EVALUATED, SAVED = [6, 12, 13], [5, 10, 13]
 ACCURACY = {6: 0.5, 12: 0.8, 13: 0.7}
@@ -49,7 +49,7 @@ class Run:
     ]
 
   def advance(self, state, first, last):
-    """Takes the steps of a range."""
+    """Makes the updates of a range."""
     assert int(state) == first < last
     self.diary.append(('advance', first, last))
     return state + (last - first), self.parts(first, last)
@@ -70,7 +70,7 @@ class Run:
     self.diary.append(('save', step))
     self.saved[step] = state
 
-  def train(self, first=0, state=None, num_steps=13, **settings):
+  def train(self, first=0, state=None, num_updates=13, **settings):
     """Runs `train_ranges` from a step on."""
     settings = {
       'intervals': INTERVALS,
@@ -81,15 +81,15 @@ class Run:
     return ranges.train_ranges(
       jnp.int32(first) if state is None else state,
       self.advance,
-      num_steps=num_steps,
+      num_updates=num_updates,
       record=self.record,
       rows=self.rows,
       first=first,
       **settings,
     )
 
-  def steps(self, what):
-    """The steps at which something was done."""
+  def updates(self, what):
+    """The updates at which something was done."""
     return [entry[1] for entry in self.diary if entry[0] == what]
 
 
@@ -101,8 +101,8 @@ def test_borders_rows_and_saves_are_those_worked_out_by_hand():
   assert run.rows == ROWS
   advanced = [entry[1:] for entry in run.diary if entry[0] == 'advance']
   assert advanced == list(zip([0, *BORDERS[:-1]], BORDERS, strict=True))
-  assert run.steps('evaluate') == run.steps('eval') == EVALUATED
-  assert run.steps('save') == SAVED
+  assert run.updates('evaluate') == run.updates('eval') == EVALUATED
+  assert run.updates('save') == SAVED
   assert run.diary[-5:] == [
     ('advance', 12, 13),
     ('train', 13),
@@ -136,7 +136,7 @@ def test_borders_of_other_intervals(intervals, borders):
 
 
 def test_what_is_due_when():
-  """Truth: every so many steps and at the end; never for 0."""
+  """Truth: every so many updates and at the end; never for 0."""
   due = [step for step in range(1, 14) if INTERVALS.due(5, step, 13)]
   assert due == [5, 10, 13]
   assert not any(INTERVALS.due(0, step, 13) for step in range(1, 14))
@@ -146,10 +146,10 @@ def test_at_further_borders_the_metrics_are_read_and_nothing_else():
   """Truth: rows by hand; evaluations and saves are those without them."""
   run = Run()
   run.train(intervals=INTERVALS._replace(also=(7, 12)))
-  assert run.steps('train') == [4, 5, 6, 7, 8, 10, 12, 13]
+  assert run.updates('train') == [4, 5, 6, 7, 8, 10, 12, 13]
   losses = [row['loss'] for row in run.rows if row['split'] == 'train']
   assert losses == [1.5, 4, 5, 6, 7, 8.5, 10.5, 12]
-  assert run.steps('eval') == EVALUATED and run.steps('save') == SAVED
+  assert run.updates('eval') == EVALUATED and run.updates('save') == SAVED
 
 
 def test_nothing_but_training_need_be_done():
@@ -166,17 +166,17 @@ def test_a_run_from_any_border_gives_the_same_rows(border):
   state, step = run.train(first=border)
   assert run.rows == ROWS
   assert int(state) == step == 13
-  assert run.steps('save') == [s for s in SAVED if s > border]
+  assert run.updates('save') == [s for s in SAVED if s > border]
 
 
 @pytest.mark.parametrize('border', BORDERS[:-1])
 def test_interrupted_saves_and_raises_and_goes_on(border):
   """Truth: step and state at the border; then the uninterrupted run's rows."""
   run = Run()
-  with pytest.raises(ranges.InterruptedRun, match=f'{border} steps') as info:
-    run.train(interrupted=lambda: run.steps('train')[-1] == border)
-  assert info.value.step == border
-  assert run.steps('save') == sorted(
+  with pytest.raises(ranges.InterruptedRun, match=f'{border} updates') as info:
+    run.train(interrupted=lambda: run.updates('train')[-1] == border)
+  assert info.value.update == border
+  assert run.updates('save') == sorted(
     {s for s in SAVED if s < border} | {border}
   )
   # All that belongs to the border was done before.
@@ -188,9 +188,9 @@ def test_interrupted_saves_and_raises_and_goes_on(border):
 def test_interrupted_at_the_end_is_done():
   """Truth: nothing is left to do, so it returns."""
   run = Run()
-  _, step = run.train(interrupted=lambda: run.steps('train')[-1] == 13)
+  _, step = run.train(interrupted=lambda: run.updates('train')[-1] == 13)
   assert step == 13
-  assert run.steps('save') == SAVED  # once each
+  assert run.updates('save') == SAVED  # once each
 
 
 def test_the_question_is_asked_once_a_border():
@@ -206,19 +206,21 @@ def test_early_stopping_ends_the_run_and_saves():
   rule = stopping.EarlyStopping('accuracy', 2)
   intervals = ranges.Intervals(2, 2, 4)
   run = Run(accuracy=accuracy)
-  state, step = run.train(intervals=intervals, num_steps=8, early_stopping=rule)
+  state, step = run.train(
+    intervals=intervals, num_updates=8, early_stopping=rule
+  )
   assert int(state) == step == 6
-  assert run.steps('save') == [4, 6]
-  assert ranges.best_step(run.rows, rule) == 2
+  assert run.updates('save') == [4, 6]
+  assert ranges.best_update(run.rows, rule) == 2
   # Started again it has nothing to do, and says where it is.
   before = len(run.diary)
   _, step = run.train(
-    6, state, intervals=intervals, num_steps=8, early_stopping=rule
+    6, state, intervals=intervals, num_updates=8, early_stopping=rule
   )
   assert step == 6 and len(run.diary) == before
   # The mutant without the earlier rows would go on.
   mutant = Run(accuracy=accuracy)
-  assert mutant.train(6, intervals=intervals, num_steps=8)[1] == 8
+  assert mutant.train(6, intervals=intervals, num_updates=8)[1] == 8
 
 
 def test_stopped_early_and_interrupted_is_done():
@@ -226,11 +228,11 @@ def test_stopped_early_and_interrupted_is_done():
   run = Run(accuracy={2: 0.9, 4: 0.8})
   _, step = run.train(
     intervals=ranges.Intervals(2, 2, 100),
-    num_steps=8,
+    num_updates=8,
     early_stopping=stopping.EarlyStopping('accuracy', 1),
-    interrupted=lambda: run.steps('train')[-1] == 4,
+    interrupted=lambda: run.updates('train')[-1] == 4,
   )
-  assert step == 4 and run.steps('save') == [4]
+  assert step == 4 and run.updates('save') == [4]
 
 
 @pytest.mark.parametrize('first', [0, 4, 8])
@@ -246,35 +248,35 @@ def test_the_best_is_saved_though_nothing_is_due(first):
   run = Run(rows, accuracy)
   run.train(
     first,
-    num_steps=12,
+    num_updates=12,
     intervals=ranges.Intervals(1, 2, 8),
     early_stopping=rule,
     keep_best=True,
   )
   wanted = [2, 6, 8, 10, 12]  # 2, 6 and 10 are best; 8 and 12 are due
-  assert run.steps('save') == [step for step in wanted if step > first]
-  assert ranges.best_step(run.rows, rule) == 10
+  assert run.updates('save') == [step for step in wanted if step > first]
+  assert ranges.best_update(run.rows, rule) == 10
 
   mutant = Run(rows, accuracy)
   mutant.train(
     first,
-    num_steps=12,
+    num_updates=12,
     intervals=ranges.Intervals(1, 2, 8),
     early_stopping=rule,
   )
-  assert mutant.steps('save') == [step for step in (8, 12) if step > first]
+  assert mutant.updates('save') == [step for step in (8, 12) if step > first]
 
 
 def test_no_evaluation_has_no_best():
   """Truth: None."""
   rule = stopping.EarlyStopping('accuracy')
-  assert ranges.best_step([train_row(4)], rule) is None
+  assert ranges.best_update([train_row(4)], rule) is None
   assert ranges.evaluations([train_row(4), eval_row(6)], 'accuracy') == [0.5]
 
 
 @pytest.mark.parametrize('bad', [np.nan, np.inf, -np.inf])
 def test_the_step_of_a_nan_is_named_exactly(bad):
-  """Truth: step 11 of 13, the second of the second part of steps 9 to 12."""
+  """Truth: update 11 of 13, the second of the second part of 9 to 12."""
 
   def parts(first, last):
     loss = np.arange(first, last, dtype=np.float32)
@@ -292,15 +294,15 @@ def test_the_step_of_a_nan_is_named_exactly(bad):
   with pytest.raises(FloatingPointError) as info:
     run.train(intervals=ranges.Intervals(4, 4, 4))
   message = str(info.value)
-  assert message.startswith('step 11 (of the steps 9 to 12)'), message
+  assert message.startswith('update 11 (of the updates 9 to 12)'), message
   assert f'loss is {bad}' in message
   # The last good checkpoint is the last: nothing of it was recorded or saved.
-  assert run.steps('save') == [4, 8]
+  assert run.updates('save') == [4, 8]
   assert run.rows[-1]['step'] == 8
 
 
 def test_the_first_of_several_metrics_that_break_is_named():
-  """Truth: 'mse' breaks at step 2, 'loss' at 3 alone."""
+  """Truth: 'mse' breaks at update 2, 'loss' at 3 alone."""
   run = Run()
   run.parts = lambda first, last: [
     metrics.Metrics(
@@ -310,7 +312,7 @@ def test_the_first_of_several_metrics_that_break_is_named():
       }
     )
   ]
-  with pytest.raises(FloatingPointError, match=r'step 2 .*mse is inf'):
+  with pytest.raises(FloatingPointError, match=r'update 2 .*mse is inf'):
     run.train()
 
 
@@ -318,11 +320,11 @@ def test_an_evaluation_that_is_not_finite_stops_before_the_save():
   """Truth: the evaluation's step; the row and the save are not made."""
   run = Run(accuracy={6: 0.5, 12: np.nan})
   with pytest.raises(
-    FloatingPointError, match='evaluation after step 12: accuracy is nan'
+    FloatingPointError, match='evaluation after update 12: accuracy is nan'
   ):
     run.train()
-  assert run.steps('save') == [5, 10]
-  assert run.steps('eval') == [6]
+  assert run.updates('save') == [5, 10]
+  assert run.updates('eval') == [6]
 
 
 def test_weights_of_a_part_count():
@@ -332,7 +334,7 @@ def test_weights_of_a_part_count():
     metrics.Metrics({'loss': jnp.float32(value)}, weight)
     for value, weight in ((1, 4), (3, 4), (8, 2))
   ]
-  run.train(num_steps=3, evaluate=None)
+  run.train(num_updates=3, evaluate=None)
   assert run.rows[0]['loss'] == pytest.approx(3.2)
 
 
@@ -355,9 +357,9 @@ def test_intervals_that_cannot_be_are_refused(intervals):
   assert not run.diary
 
 
-@pytest.mark.parametrize('num_steps', [0, 5])
-def test_nothing_is_left_to_do(num_steps):
+@pytest.mark.parametrize('num_updates', [0, 5])
+def test_nothing_is_left_to_do(num_updates):
   """Truth: the state and the step that came in."""
   run = Run()
-  state, step = run.train(first=5, num_steps=num_steps)
+  state, step = run.train(first=5, num_updates=num_updates)
   assert int(state) == step == 5 and not run.diary

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Epochs of batches with a step of your own."""
+"""Epochs of batches with a training step of your own."""
 
 import itertools
 import json
@@ -81,7 +81,7 @@ def train_loop(
     keep_last: how many of the latest checkpoints stay.
     keep_best: keep the checkpoint of the best epoch too (by `early_stopping`'s
       metric; patience 0 never stops).
-    interrupted: asked at every border; if so, saves and raises
+    interrupted: called at every border; if true, saves and raises
       `ranges.InterruptedRun`.
 
   Returns:
@@ -132,19 +132,19 @@ def train_loop(
   writer = writers.MetricsWriter(folder, first) if folder else None
   rows: list[writers.Row] = writer.rows if writer else []
 
-  def record(step, split, values):
+  def record(update, split, values):
     if writer:
-      writer.write(step, split, values)
+      writer.write(update, split, values)
     else:
-      rows.append(writers.make_row(step, split, values))
+      rows.append(writers.make_row(update, split, values))
     bar.set_postfix_str(metrics.format_metrics(values))
 
   def advance(state, begin, end):
     parts = []
     for i in range(begin, end):
       batch = next(batches)
-      state, found = train_step_fn(state, batch, _fold_in(rng_key, i))
-      parts.append(_weighed(found, batch))
+      state, values = train_step_fn(state, batch, _fold_in(rng_key, i))
+      parts.append(_weighed(values, batch))
       bar.update()
     return state, parts
 
@@ -167,7 +167,7 @@ def train_loop(
       state, _ = ranges.train_ranges(
         state,
         advance,
-        num_steps=total,
+        num_updates=total,
         intervals=ranges.Intervals(
           log=num_batches,
           evaluate=num_batches if val_step_fn else 0,
@@ -189,25 +189,25 @@ def train_loop(
 
 
 def _validation(step_fn, data, num_batches, key):
-  """`(state, step) -> metrics` over the validation batches."""
+  """`(state, update) -> metrics` over the validation batches."""
 
-  def evaluate(state, step):
-    del step
+  def evaluate(state, update):
+    del update
     parts = []
     for i, batch in enumerate(itertools.islice(_begun(data), num_batches)):
-      _, found = step_fn(state, batch, _fold_in(key, i))
-      parts.append(_weighed(found, batch))
+      _, values = step_fn(state, batch, _fold_in(key, i))
+      parts.append(_weighed(values, batch))
     return metrics.average_metrics(parts)
 
   return evaluate
 
 
 def _saving(folder, rows, keep_last, by: stopping.EarlyStopping | None):
-  """`(state, step)`: saves, and deletes what need not be kept."""
+  """`(state, update)`: saves, and deletes what need not be kept."""
 
-  def save(state, step):
-    checkpoints.save_checkpoint(state, folder, step)
-    best = ranges.best_step(rows, by) if by is not None else None
+  def save(state, update):
+    checkpoints.save_checkpoint(state, folder, update)
+    best = ranges.best_update(rows, by) if by is not None else None
     checkpoints.prune(folder, keep_last, best)
 
   return save
@@ -218,16 +218,16 @@ def _restored(
 ) -> tuple[State, int]:
   """The state and position of the last checkpoint, or those of the start."""
   template = jax.eval_shape(lambda: state)
-  found = checkpoints.restore_latest(folder, lambda _: template, _tell)
-  if found is None:
+  restored = checkpoints.restore_latest(folder, lambda _: template, _tell)
+  if restored is None:
     return state, 0
-  if found[1] > total:
+  if restored[1] > total:
     raise ValueError(
-      f'checkpoint_dir={folder}: holds a run of {found[1]} batches, more than '
-      f'num_epochs * num_batches = {total}; choose another folder.'
+      f'checkpoint_dir={folder}: holds a run of {restored[1]} batches, more '
+      f'than num_epochs * num_batches = {total}; choose another folder.'
     )
-  _tell(f'{folder}: going on after batch {found[1]} of {total}')
-  return found
+  _tell(f'{folder}: going on after batch {restored[1]} of {total}')
+  return restored
 
 
 def _tell(line: str) -> None:
@@ -244,30 +244,30 @@ def _fold_in(key: jax.Array, number: int) -> jax.Array:
   return _folded(key, jax.device_put(np.uint32(number)))
 
 
-def _weighed(found: Any, batch: Any) -> metrics.Metrics:
+def _weighed(values: Any, batch: Any) -> metrics.Metrics:
   """A step's metrics; a plain dict weighs as much as its batch has trials."""
-  if isinstance(found, metrics.Metrics):
-    return found
-  if not isinstance(found, Mapping):
+  if isinstance(values, metrics.Metrics):
+    return values
+  if not isinstance(values, Mapping):
     raise TypeError(
-      f'a step returned a {type(found).__name__} for its metrics; it must be '
+      f'a step returned a {type(values).__name__} for its metrics; it must be '
       '(state, {name: scalar}) or (state, Metrics).'
     )
-  for name, value in found.items():
+  for name, value in values.items():
     if np.ndim(value):
       raise ValueError(
         f'metric {name!r} has shape {np.shape(value)}; it must be a scalar, or '
         'stand in Metrics with as many weights.'
       )
   if isinstance(batch, interfaces.Trials):
-    return metrics.Metrics(found, batch.index.shape[0])
+    return metrics.Metrics(values, batch.index.shape[0])
   lengths = {np.shape(leaf)[:1] for leaf in jax.tree.leaves(batch)}
   if len(lengths) != 1 or lengths == {()}:
     raise ValueError(
       f'the arrays of a batch have leading axes {sorted(lengths)}, so that it '
       'is not clear how many trials it has: return Metrics(values, weight).'
     )
-  return metrics.Metrics(found, lengths.pop()[0])
+  return metrics.Metrics(values, lengths.pop()[0])
 
 
 def _begun(data: Batches) -> Iterator[Any]:
@@ -321,10 +321,10 @@ def _check_same_run(
   if not path.exists():
     files.write_atomically(path, json.dumps(wanted))
     return
-  found = json.loads(path.read_text(encoding='utf-8'))
+  begun = json.loads(path.read_text(encoding='utf-8'))
   for name, value in wanted.items():
-    if found[name] != value:
+    if begun[name] != value:
       raise ValueError(
-        f'checkpoint_dir={folder}: holds a run with {name}={found[name]}, not '
+        f'checkpoint_dir={folder}: holds a run with {name}={begun[name]}, not '
         f'{value}; choose another folder.'
       )

@@ -129,7 +129,7 @@ def train(
     state, _ = ranges.train_ranges(
       state,
       learners.advance_between(advance, size),
-      num_steps=num_updates,
+      num_updates=num_updates,
       intervals=ranges.Intervals(log=size, evaluate=num_updates),
       record=record,
       rows=rows,

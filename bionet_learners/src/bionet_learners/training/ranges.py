@@ -21,21 +21,21 @@ class InterruptedRun(Exception):  # noqa: N818  no error: all is saved
   """Training was asked to stop, and everything is saved.
 
   Attributes:
-    step: where it goes on.
+    update: updates done, after which it goes on.
   """
 
-  def __init__(self, step: int):
-    super().__init__(f'interrupted after {step} steps')
-    self.step = step
+  def __init__(self, update: int):
+    super().__init__(f'interrupted after {update} updates')
+    self.update = update
 
 
 class Intervals(NamedTuple):
-  """When something happens, in steps; 0 for never.
+  """When something happens, in updates; 0 for never.
 
   Attributes:
-    log: steps between two reads of the metrics.
-    evaluate: steps between two evaluations; there is one at the end, too.
-    checkpoint: steps between two checkpoints; there is one at the end, too.
+    log: updates between two reads of the metrics.
+    evaluate: updates between two evaluations; the last update has one, too.
+    checkpoint: updates between two checkpoints; the last update has one, too.
     also: further borders, where something changes; the metrics are read there.
   """
 
@@ -44,25 +44,25 @@ class Intervals(NamedTuple):
   checkpoint: int = 0
   also: tuple[int, ...] = ()
 
-  def next_border(self, step: int, num_steps: int) -> int:
-    """The first step after `step` at which something happens."""
+  def next_border(self, update: int, num_updates: int) -> int:
+    """The first border after `update` updates."""
     every = (self.log, self.evaluate, self.checkpoint)
     return min(
-      num_steps,
-      *(step - step % n + n for n in every if n),
-      *(border for border in self.also if border > step),
+      num_updates,
+      *(update - update % n + n for n in every if n),
+      *(border for border in self.also if border > update),
     )
 
-  def due(self, every: int, step: int, num_steps: int) -> bool:
-    """Whether what happens every so many steps happens after `step`."""
-    return every > 0 and (step % every == 0 or step == num_steps)
+  def due(self, every: int, update: int, num_updates: int) -> bool:
+    """Whether what happens every so many updates happens after `update`."""
+    return every > 0 and (update % every == 0 or update == num_updates)
 
 
 def train_ranges(
   state: State,
   advance: Callable[[State, int, int], tuple[State, Sequence[metrics.Metrics]]],
   *,
-  num_steps: int,
+  num_updates: int,
   intervals: Intervals,
   record: Callable[[int, str, dict[str, float]], None],
   rows: Sequence[writers.Row],
@@ -82,25 +82,25 @@ def train_ranges(
   a checkpoint goes on as if it had never stopped.
 
   Args:
-    state: the state after `first` steps.
-    advance: `(state, first, last) -> (state, parts)` takes the steps from
-      `first` to `last`; the parts hold every step's metrics, on the device.
-    num_steps: where to end.
+    state: the state after `first` updates.
+    advance: `(state, first, last) -> (state, parts)` makes the updates from
+      `first` to `last`; the parts hold every update's metrics, on the device.
+    num_updates: where to end.
     intervals: when to record, evaluate and save.
-    record: told `(step, 'train' or 'eval', metrics)`; adds them to `rows`.
+    record: takes `(update, 'train' or 'eval', metrics)`; adds them to `rows`.
     rows: what was recorded so far, in this session and before.
-    first: steps done.
-    evaluate: `(state, step) -> metrics`.
-    save: `(state, step)`.
-    early_stopping: when to end before `num_steps`, by the evaluations.
+    first: updates done.
+    evaluate: `(state, update) -> metrics`.
+    save: `(state, update)`.
+    early_stopping: when to end before `num_updates`, by the evaluations.
     keep_best: save also where an evaluation is the best so far.
-    interrupted: asked at every border; if so, saves and raises.
+    interrupted: called at every border; if true, saves and raises.
 
   Returns:
-    The state, and the steps done.
+    The state, and the updates done.
 
   Raises:
-    FloatingPointError: if a metric is NaN or infinite; names the first step
+    FloatingPointError: if a metric is NaN or infinite; names the first update
       that reported it. Nothing is saved from there on.
     InterruptedRun: after saving, if `interrupted`.
     ValueError: for intervals that cannot be.
@@ -118,30 +118,31 @@ def train_ranges(
   def over() -> bool:
     return early_stopping is not None and early_stopping.stop(values())
 
-  step = first
-  while step < num_steps and not over():
-    border = intervals.next_border(step, num_steps)
-    state, parts = advance(state, step, border)
-    record(border, 'train', _read(parts, step, border))
-    step = border
-    evaluated = intervals.due(intervals.evaluate, step, num_steps)
+  update = first
+  while update < num_updates and not over():
+    border = intervals.next_border(update, num_updates)
+    state, parts = advance(state, update, border)
+    record(border, 'train', _read(parts, update, border))
+    update = border
+    evaluated = intervals.due(intervals.evaluate, update, num_updates)
     if evaluate is not None and evaluated:
-      held_out = evaluate(state, step)
-      check_finite(held_out, f'the evaluation after step {step}')
-      record(step, 'eval', held_out)
-    asked = interrupted()
+      held_out = evaluate(state, update)
+      check_finite(held_out, f'the evaluation after update {update}')
+      record(update, 'eval', held_out)
+    # Read once, so that the state is saved whenever the loop then stops.
+    interrupt = interrupted()
     best = (
       keep_best
       and evaluated
       and early_stopping is not None
       and early_stopping.best(values()) == len(values()) - 1
     )
-    due = intervals.due(intervals.checkpoint, step, num_steps) or over()
-    if save is not None and (due or best or asked):
-      save(state, step)
-    if asked and step < num_steps and not over():
-      raise InterruptedRun(step)
-  return state, step
+    due = intervals.due(intervals.checkpoint, update, num_updates) or over()
+    if save is not None and (due or best or interrupt):
+      save(state, update)
+    if interrupt and update < num_updates and not over():
+      raise InterruptedRun(update)
+  return state, update
 
 
 def evaluations(rows: Iterable[writers.Row], metric: str) -> list[float]:
@@ -150,18 +151,18 @@ def evaluations(rows: Iterable[writers.Row], metric: str) -> list[float]:
   Raises:
     ValueError: if an evaluation does not report it.
   """
-  found = [row for row in rows if row['split'] == 'eval']
-  for row in found:
+  evaluated = [row for row in rows if row['split'] == 'eval']
+  for row in evaluated:
     if metric not in row:
       names = sorted(row.keys() - {'step', 'split'})
       raise ValueError(f'evaluations report {names}, and no {metric!r}.')
-  return [row[metric] for row in found]
+  return [row[metric] for row in evaluated]
 
 
-def best_step(
+def best_update(
   rows: Sequence[writers.Row], early_stopping: stopping.EarlyStopping
 ) -> int | None:
-  """The step of the best evaluation among rows; None if there is none."""
+  """The updates behind the best evaluation among rows; None without any."""
   evaluated = [row for row in rows if row['split'] == 'eval']
   best = early_stopping.best(evaluations(rows, early_stopping.metric))
   return evaluated[best]['step'] if evaluated else None
@@ -181,9 +182,9 @@ def _read(
   parts: Sequence[metrics.Metrics], first: int, last: int
 ) -> dict[str, float]:
   """The mean of a range's metrics: the one time that the host waits."""
-  steps = [metrics.per_step(part) for part in jax.device_get(list(parts))]
-  step = first
-  for values, weight in steps:
+  on_host = [metrics.per_step(part) for part in jax.device_get(list(parts))]
+  update = first
+  for values, weight in on_host:
     finite = np.ones(weight.shape, bool)
     for value in values.values():
       finite &= np.isfinite(value)
@@ -191,7 +192,7 @@ def _read(
       i = int(np.argmin(finite))
       check_finite(
         {name: float(value[i]) for name, value in values.items()},
-        f'step {step + i + 1} (of the steps {first + 1} to {last})',
+        f'update {update + i + 1} (of the updates {first + 1} to {last})',
       )
-    step += len(weight)
-  return metrics.average_steps(steps)
+    update += len(weight)
+  return metrics.average_steps(on_host)

@@ -1,0 +1,125 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What can be wrong with a run, looked for before anything is compiled."""
+
+import math
+
+import jax
+import jax.numpy as jnp
+import ml_collections
+
+from bionet_core import interfaces
+from bionet_learners import base as learners
+from bionet_learners.training import checkpoints, stopping
+from bionet_tasks import base as tasks
+from experiments.runs import records
+
+
+def check_numbers(config: ml_collections.ConfigDict) -> None:
+  """Raises ValueError for a number of a config that cannot be."""
+  for name in ('batch_size', 'log_every', 'eval_every', 'keep_last'):
+    if config[name] < 1:
+      raise ValueError(f'{name} is {config[name]}; it must be at least 1.')
+  if config.checkpoint_every < 0:
+    raise ValueError(
+      f'checkpoint_every is {config.checkpoint_every}; it must be 0 (only at '
+      'the end) or more.'
+    )
+  every = config.learner.get('every') or 0
+  if every < 0:
+    raise ValueError(
+      f'learner.every is {every}; it must be 0 (at the end of the trials) or '
+      'more.'
+    )
+  stopping.EarlyStopping(
+    'the main metric',
+    patience=config.early_stopping.patience,
+    min_delta=config.early_stopping.min_delta,
+  ).check()
+  _check_finite('', config.to_dict())
+  if not 0 <= config.seed < 2**32:
+    raise ValueError(
+      f'seed is {config.seed}; it must be at least 0 and below 2**32.'
+    )
+
+
+def _check_finite(path: str, settings: dict) -> None:
+  for name, value in settings.items():
+    if isinstance(value, dict):
+      _check_finite(f'{path}{name}.', value)
+    elif isinstance(value, float) and not math.isfinite(value):
+      raise ValueError(f'{path}{name} is {value}; it must be a finite number.')
+
+
+def check_learner(
+  learner: learners.Learner,
+  task: tasks.Task,
+  keys: records.Keys,
+  example: interfaces.Trials,
+) -> None:
+  """Traces an update and every evaluation, and looks at the first batch.
+
+  A run would otherwise fail after its compilation, or after its last update.
+
+  Args:
+    learner: on one device, since collectives mean nothing outside of pmap.
+    task: the task.
+    keys: the stage's keys.
+    example: the shapes of a batch.
+
+  Raises:
+    ValueError: if a trial is judged nowhere, or the task names a metric that
+      its evaluations do not give; else what the learner itself raises.
+  """
+  state = jax.eval_shape(learner.init, keys.init, example)
+  jax.eval_shape(learner.update, state, keys.noise, example)
+
+  def metrics_of(state, evaluation):
+    index = jnp.arange(evaluation.num_trials)
+    trials = evaluation.sample(keys.held_out, index)
+    outputs = learner.predict(state, keys.held_out_noise, trials)
+    return task.metrics(outputs, trials)
+
+  for name, evaluation in task.evaluations.items():
+    metrics = jax.eval_shape(lambda s, e=evaluation: metrics_of(s, e), state)
+    for metric in (task.spec.metric, *task.spec.chance, *task.spec.ceiling):
+      if metric not in metrics:
+        raise ValueError(
+          f'task {task.spec.name!r} speaks of the metric {metric!r}, but its '
+          f'evaluation {name!r} gives {", ".join(sorted(metrics))}.'
+        )
+  batch_size = example.index.shape[0]
+  first = task.sample(keys.data, jnp.arange(batch_size), batch_size)
+  tasks.check_judged(task.spec.name, first)
+
+
+def check_goes_on(
+  name: str,
+  stage: records.Stage,
+  state: learners.LearnerState,
+  before: learners.LearnerState,
+) -> None:
+  """Raises ValueError unless a stage can go on from the stage before.
+
+  Args:
+    name: the stage's name in the config.
+    stage: the stage.
+    state: the shapes of its own first state.
+    before: the shapes of the state that it goes on from.
+  """
+  checkpoints.check_like(
+    state.params, before.params, f'stages.{name} has other parameters: '
+  )
+  try:
+    shared = jax.eval_shape(stage.learner.take_over, before.rule_state.shared)
+  except ValueError as error:
+    raise ValueError(f'stages.{name}: {error}') from error
+  checkpoints.check_like(
+    state.rule_state.shared,
+    shared,
+    f'stages.{name}: what the learner remembers has another shape: ',
+  )
+  checkpoints.check_like(
+    state.opt_state,
+    before.opt_state,
+    f'stages.{name}: the optimizer keeps another state: ',
+  )

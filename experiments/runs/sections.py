@@ -1,0 +1,156 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A config as a run reads it: its stages, and its sections as arguments."""
+
+import contextlib
+import difflib
+import inspect
+import math
+import re
+import types
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+
+import ml_collections
+
+from bionet_tasks import base as tasks
+
+NOTHING: Mapping[str, object] = types.MappingProxyType({})
+
+_MAX_TRIALS = 2**31 - 1  # trials are numbered by int32
+
+
+def stage_configs(
+  config: ml_collections.ConfigDict,
+) -> list[ml_collections.ConfigDict]:
+  """The config of each stage of a run: the first is the config itself.
+
+  Every entry of `config.stages`, in the order of the names, holds what the
+  stage changes of the stage before, in the config's own sections.
+
+  Raises:
+    KeyError, AttributeError, TypeError: if a stage changes a key that no
+      config has; names the stage.
+  """
+  stages = [config]
+  for name in sorted(config.stages):
+    stage = stages[-1].copy_and_resolve_references()
+    with stage.unlocked():
+      stage.stages = ml_collections.ConfigDict()
+    stage.lock()  # so that a stage changes keys and adds none
+    try:
+      stage.update(config.stages[name])
+    except (KeyError, AttributeError, TypeError) as error:
+      raise type(error)(f'stages.{name}: {error.args[0]}') from error
+    stages.append(stage)
+  return stages
+
+
+def count_updates(config: ml_collections.ConfigDict, task: tasks.Task) -> int:
+  """The updates of a stage: `num_updates`, or what its epochs take.
+
+  Raises:
+    ValueError: if the config says neither or both, or what its task or the
+      numbering of trials cannot do.
+  """
+  num_data = task.spec.num_data
+  if num_data is not None and config.batch_size > num_data:
+    raise ValueError(
+      f'batch_size is {config.batch_size}, larger than the {num_data} training '
+      f'samples of task {task.spec.name!r}.'
+    )
+  lengths = (config.num_updates, config.num_epochs)
+  if min(lengths) < 0 or sum(length > 0 for length in lengths) != 1:
+    raise ValueError(
+      f'num_updates is {lengths[0]} and num_epochs {lengths[1]}; one of them '
+      'must be positive and the other 0.'
+    )
+  num_updates = config.num_updates
+  if config.num_epochs:
+    if num_data is None:
+      raise ValueError(
+        f'task {task.spec.name!r} draws its trials anew and has no epochs; set '
+        'num_updates.'
+      )
+    num_updates = math.ceil(config.num_epochs * num_data / config.batch_size)
+  if num_updates * config.batch_size > _MAX_TRIALS:
+    raise ValueError(
+      f'batch_size {config.batch_size} x {num_updates} updates is more than '
+      f'{_MAX_TRIALS} trials, the last that a 32-bit number counts.'
+    )
+  return num_updates
+
+
+def plain(settings: ml_collections.ConfigDict | Mapping) -> dict:
+  """A section of a config as a dict."""
+  is_config = isinstance(settings, ml_collections.ConfigDict)
+  return settings.to_dict() if is_config else dict(settings)
+
+
+def check_keywords(
+  factory: Callable,
+  section: str,
+  name: str,
+  keywords: Mapping[str, object],
+  handed: Mapping[str, object] = NOTHING,
+) -> None:
+  """Raises TypeError for a keyword that a factory lacks, or one it lacks.
+
+  Args:
+    factory: what will be called.
+    section: the config's section, for messages.
+    name: the factory's name in the section.
+    keywords: what the config gives.
+    handed: what the run gives.
+  """
+  parameters = [
+    p
+    for p in inspect.signature(factory).parameters.values()
+    if p.name not in handed
+  ]
+  known = [
+    p.name
+    for p in parameters
+    if p.kind in (p.KEYWORD_ONLY, p.POSITIONAL_OR_KEYWORD)
+  ]
+  for keyword in keywords:
+    if keyword not in known:
+      raise TypeError(
+        f'{section}.{keyword} is no setting of {name!r}.'
+        f'{near(keyword, known)} To start from its own settings, use '
+        '--config=experiments/configs/compose.py:TASK,NETWORK,LEARNER.'
+      )
+  for p in parameters:
+    needed = p.kind is p.KEYWORD_ONLY and p.default is p.empty
+    if needed and keywords.get(p.name) is None:
+      raise TypeError(
+        f'{section}.{p.name} has no default; {name!r} needs a value.'
+      )
+
+
+@contextlib.contextmanager
+def named_in(section: str, arguments: Collection[str]) -> Iterator[None]:
+  """Inside, an error about an argument names the config's key.
+
+  A library says `window=0: ...` of its argument; a user of a config wrote
+  `learner.window=0` and reads that. Messages that begin otherwise stay.
+
+  Args:
+    section: the config's section, which gave the arguments.
+    arguments: their names.
+
+  Raises:
+    KeyError, TypeError, ValueError: as raised inside.
+  """
+  try:
+    yield
+  except (KeyError, TypeError, ValueError) as error:
+    text = error.args[0] if error.args else None
+    named = re.match(r'(\w+)=', text) if isinstance(text, str) else None
+    if named and named[1] in arguments:
+      error.args = (f'{section}.{text}', *error.args[1:])
+    raise
+
+
+def near(word: str, known: Iterable[str]) -> str:
+  """A suggestion for a misspelt word, or nothing."""
+  matches = difflib.get_close_matches(word, list(known), n=1)
+  return f' Did you mean {matches[0]!r}?' if matches else ''

@@ -1,0 +1,90 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A run is opened from its folder alone.
+
+Truth: the run that trained there, bit for bit, and its result.json.
+"""
+
+import json
+import re
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from bionet_learners.training import ranges
+from experiments import runs, session
+from experiments.configs import copying
+from experiments.figures import confusion_matrix, learning_curve
+from experiments.runs import build, saved
+from experiments.shell import workdirs
+
+
+def _train(workdir, **settings):
+  config = copying.get_config('smoke')
+  run = build.build(config)
+  workdirs.create(workdir, config, run.first.task.spec)
+  state, first = saved.begin(config, run, workdir)
+  return session.train_from(config, run, workdir, state, first, **settings)
+
+
+@pytest.fixture(autouse=True)
+def no_figures(monkeypatch):
+  for figure in (learning_curve, confusion_matrix):
+    monkeypatch.setattr(figure, 'draw', lambda *_: None)
+
+
+def test_a_finished_run_is_opened(tmp_path):
+  """Truth: the held-out metrics of result.json, by the docstring's lines."""
+  result = _train(tmp_path)
+  before = {path: path.read_bytes() for path in tmp_path.rglob('*.json*')}
+  run, state = runs.open(str(tmp_path))
+  assert int(state.step) == run.num_updates == 6
+  stage = run.last
+  held_out = stage.task.evaluations['held_out']
+  trials = held_out.sample(stage.keys.held_out, jnp.arange(held_out.num_trials))
+  outputs = stage.learner.predict(state, stage.keys.held_out_noise, trials)
+  metrics = stage.task.metrics(outputs, trials)
+  assert metrics.keys() == result['eval'].keys()
+  for name, value in metrics.items():
+    assert float(value) == pytest.approx(result['eval'][name], rel=1e-5)
+  assert {p: p.read_bytes() for p in tmp_path.rglob('*.json*')} == before
+
+
+def test_an_interrupted_run_is_opened(tmp_path):
+  """Truth: the first border, after two of six updates; not the seed's state."""
+  with pytest.raises(ranges.InterruptedRun):
+    _train(tmp_path, interrupted=lambda: True)
+  run, state = runs.open(tmp_path)
+  assert int(state.step) == 2 and run.num_updates == 6
+  start = build.build(copying.get_config('smoke')).first
+  trials = start.task.sample(start.keys.data, jnp.arange(start.batch_size))
+  fresh = start.learner.init(start.keys.init, trials)
+  assert any(
+    np.any(a != b)
+    for a, b in zip(
+      jax.tree.leaves(state.params), jax.tree.leaves(fresh.params), strict=True
+    )
+  )
+
+
+def test_a_wrong_folder_is_named(tmp_path):
+  """Truth: the words; then a good folder opens as if nothing had been."""
+  _train(tmp_path / 'run')
+  nowhere, bare = tmp_path / 'nowhere', tmp_path / 'bare'
+  with pytest.raises(FileNotFoundError, match='nowhere holds no run'):
+    runs.open(nowhere)
+  assert not nowhere.exists()
+  config = copying.get_config('smoke')
+  workdirs.create(bare, config, build.build(config).first.task.spec)
+  with pytest.raises(FileNotFoundError, match='bare has no checkpoint'):
+    runs.open(bare)
+  other = tmp_path / 'other'
+  workdirs.create(other, config, build.build(config).first.task.spec)
+  content = json.loads((other / 'config.json').read_text())
+  content['config']['task']['name'] = 'copyin'
+  workdirs.write_json(other / 'config.json', content)
+  with pytest.raises(KeyError, match=re.escape("Did you mean 'copying'?")):
+    runs.open(other)
+  _, state = runs.open(tmp_path / 'run')
+  assert int(state.step) == 6

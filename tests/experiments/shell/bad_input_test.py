@@ -1,0 +1,660 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a user gets wrong ends in one line, exit status 2, and nothing written.
+
+Truth: the words that a reader of the line needs, written out here by hand. All
+cases run as `python -m experiments.train` would, in forks of one process.
+"""
+
+import json
+import os
+import pathlib
+import shutil
+import subprocess
+import sys
+
+import pytest
+
+from bionet_learners.training import checkpoints
+from experiments.configs import copying as copying_config
+from experiments.runs import build, updates
+from experiments.shell import workdirs
+
+REPO = pathlib.Path(__file__).parents[3]
+FORK_RUNS = pathlib.Path(__file__).parents[1] / 'fork_runs.py'
+
+COPYING = '--config=experiments/configs/copying.py:smoke'
+PROTOTYPES = '--config=experiments/configs/prototypes.py:smoke'
+COMPOSE = '--config=experiments/configs/compose.py:'
+WORKDIR = '--workdir=TMP/run'
+
+THIRD = """\
+import dataclasses
+
+from bionet_core.relaxation import layer_map, layers, orchestrator
+from bionet_learners.local import local_plasticity
+from bionet_learners.reverse import bptt
+from bionet_tasks.temporal import copying
+
+
+def _network(spec, own, size):
+  rows = {
+    1: {0: layers.FullyConnected(size), **own},
+    2: {
+      1: layers.FullyConnected(spec.num_outputs),
+      2: layers.OutputLayer(spec.num_outputs),
+    },
+  }
+  made = layer_map.LayerMap.from_dict(rows)
+  return orchestrator.SequentialOrchestrator(made).network()
+
+
+def no_diagonal(spec, *, hidden: int = 4):
+  return _network(spec, {}, hidden)
+
+
+def no_fit(spec, *, hidden: int = 4):
+  return _network(spec, {1: layers.RecurrentDiscrete(hidden, 0.5)}, hidden + 1)
+
+
+def misfiltered(network, loss=None, *, sweeps: int = 2):
+  def settle(*args, messages, **kwargs):
+    return network.settle(*args, messages='forwards', **kwargs)
+
+  return local_plasticity.local_plasticity(network._replace(settle=settle))
+
+
+def hiding(spec, **settings):
+  return None
+
+
+def talkative(spec):
+  raise ValueError('one thing\\n\\n  and another')
+
+
+def number(spec):
+  return 3
+
+
+def needy(spec, *, size: 'int', other=None):
+  return None
+
+
+def wrong_tree(cell, loss):
+  rule = bptt.bptt(cell, loss)
+
+  def estimate(*args):
+    found, state = rule.estimate(*args)
+    return found._replace(gradient={'gru': found.gradient['gru']}), state
+
+  return rule._replace(estimate=estimate)
+
+
+def reserved(cell, loss, *, every: int = 3):
+  return bptt.bptt(cell, loss)
+
+
+def silent():
+  task = copying.copying(num_symbols=2, time_lag=1)
+
+  def sample(key, index, batch_size=None):
+    trials = task.sample(key, index)
+    return trials.replace(mask=trials.mask * (index % 8 != 5))
+
+  return task._replace(sample=sample)
+
+
+def unmeasured():
+  task = copying.copying(num_symbols=2, time_lag=1)
+  spec = dataclasses.replace(task.spec, metric='utility')
+  return task._replace(spec=spec)
+"""
+
+# name: (arguments beside --workdir, words that the line must contain)
+TRAIN = {
+  'unknown key': (
+    [COPYING, '--config.batch_sizes=3'],
+    ["no key 'batch_sizes'.", 'Did you mean "batch_size"'],
+  ),
+  'unknown key in a section': (
+    [COPYING, '--config.optimizer.learning_rat=3'],
+    ["no key 'learning_rat'.", 'Did you mean "learning_rate"'],
+  ),
+  'unknown section': (
+    [COPYING, '--config.optimiser.clip_norm=3'],
+    ["no key 'optimiser'.", 'Did you mean "optimizer"'],
+  ),
+  'a word for a number': (
+    [COPYING, '--config.batch_size=many'],
+    ['--config.batch_size=many', 'int'],
+  ),
+  'a fraction for a whole number': (
+    [COPYING, '--config.batch_size=1.5'],
+    ['--config.batch_size=1.5', 'int'],
+  ),
+  'unknown variant': (
+    ['--config=experiments/configs/copying.py:smok'],
+    ["no variant 'smok'", "Did you mean 'smoke'?", 'bptt, quickstart_bptt'],
+  ),
+  'unknown config file': (
+    ['--config=experiments/configs/copyin.py'],
+    ["no file 'experiments/configs/copyin.py'", "configs/copying.py'?"],
+  ),
+  'config file that is no Python': (
+    ['--config=TMP/broken_config.py'],
+    ['invalid syntax', 'broken_config.py', 'line 1'],
+  ),
+  'compose without a learner': (
+    [COMPOSE + 'copying,gru'],
+    ['compose.py:copying,gru: name a task, a network and a learner'],
+  ),
+  'p_noise': (
+    [PROTOTYPES, '--config.task.p_noise=.6'],
+    ['task.p_noise is 0.6', 'below 0.5'],
+  ),
+  'batch larger than the data': (
+    [PROTOTYPES, '--config.batch_size=201'],
+    ['batch_size is 201', '200 training samples', "'prototypes'"],
+  ),
+  'unknown task': (
+    [COPYING, '--config.task.name=copyin'],
+    ["bionet.tasks named 'copyin'", "Did you mean 'copying'?", 'prototypes'],
+  ),
+  'unknown network': (
+    [COPYING, '--config.network.name=grru'],
+    ["no network named 'grru'", "Did you mean 'gru'?", 'asymmetric'],
+  ),
+  'unknown learner': (
+    [COPYING, '--config.learner.name=bpt'],
+    ["bionet.learners named 'bpt'", "'bptt'?", 'local_plasticity'],
+  ),
+  'unknown optimizer': (
+    [COPYING, '--config.optimizer.name=adm'],
+    ["no optimizer named 'adm'", "Did you mean 'adam'?", 'adamw, sgd'],
+  ),
+  'unknown task of compose': (
+    [COMPOSE + 'copyin,gru,bptt'],
+    ["bionet.tasks named 'copyin'", "Did you mean 'copying'?"],
+  ),
+  'unknown network of compose': (
+    [COMPOSE + 'copying,grru,bptt'],
+    ["no network named 'grru'", "Did you mean 'gru'?"],
+  ),
+  'setting of another factory': (
+    [COPYING, '--config.learner.name=local_plasticity'],
+    ["learner.remat is no setting of 'local_plasticity'", 'compose.py'],
+  ),
+  'negative learning rate': (
+    [COPYING, '--config.optimizer.learning_rate=-1.0'],
+    ['optimizer.learning_rate is -1.0', '0 or more'],
+  ),
+  'learning rate that is no number': (
+    [COPYING, '--config.optimizer.learning_rate=nan'],
+    ['optimizer.learning_rate is nan'],
+  ),
+  'negative clip': (
+    [COPYING, '--config.optimizer.clip_norm=-1.0'],
+    ['optimizer.clip_norm is -1.0'],
+  ),
+  'clip that is no number': (
+    [COPYING, '--config.optimizer.clip_norm=nan'],
+    ['optimizer.clip_norm is nan'],
+  ),
+  'unknown schedule': (
+    [COPYING, '--config.optimizer.schedule=cosin'],
+    ["optimizer.schedule is 'cosin'", 'constant, cosine, linear'],
+  ),
+  'negative warm-up': (
+    [COPYING, '--config.optimizer.warmup=-1'],
+    ['optimizer.warmup is -1', '0 or more'],
+  ),
+  'warm-up longer than the run': (
+    [COPYING, '--config.optimizer.warmup=7'],
+    ['optimizer.warmup is 7 steps of 6', 'end before the run does'],
+  ),
+  'accumulate': (
+    [COPYING, '--config.optimizer.accumulate=0'],
+    ['optimizer.accumulate is 0', '1 is the least'],
+  ),
+  'devices that do not divide the batch': (
+    [COPYING, '--config.devices=3'],
+    ['batch_size is 8', '3 devices cannot share equally', '6 would do'],
+  ),
+  'too few devices': (
+    [COPYING, '--config.devices=8'],
+    [
+      'devices is 8, and there are 4 devices here.',
+      'XLA_FLAGS=--xla_force_host_platform_device_count=8',
+    ],
+  ),
+  'no devices': ([COPYING, '--config.devices=0'], ['devices is 0']),
+  'negative patience': (
+    [COPYING, '--config.early_stopping.patience=-1'],
+    ['patience is -1', '0 or more'],
+  ),
+  'negative least improvement': (
+    [COPYING, '--config.early_stopping.min_delta=-.5'],
+    ['min_delta -0.5', '0 or more'],
+  ),
+  'least improvement that is no number': (
+    [COPYING, '--config.early_stopping.min_delta=nan'],
+    ['min_delta', 'nan'],
+  ),
+  'checkpoint_every': (
+    [COPYING, '--config.checkpoint_every=-1'],
+    ['checkpoint_every is -1', '0 (only at the end) or more'],
+  ),
+  'keep_last': (
+    [COPYING, '--config.keep_last=0'],
+    ['keep_last is 0', 'at least 1'],
+  ),
+  'keep_best that is no yes or no': (
+    [COPYING, '--config.keep_best=perhaps'],
+    ['keep_best', 'perhaps'],
+  ),
+  'precision that is no policy': (
+    [COPYING, '--config.precision=bfloat17'],
+    ["precision is 'bfloat17'", 'a policy such as', 'compute=bfloat16'],
+  ),
+  'precision of no known type': (
+    [COPYING, '--config.precision=params=float32,compute=float9,output=float9'],
+    ["precision is 'params=float32,compute=float9", 'must be a policy'],
+  ),
+  'precision that needs loss scaling': (
+    [
+      COPYING,
+      '--config.precision=params=float32,compute=float16,output=float32',
+    ],
+    ['float16 needs loss scaling', 'bfloat16'],
+  ),
+  'init_from where nothing is': (
+    [COPYING, '--config.init_from=TMP/nothing'],
+    ['TMP/nothing holds no run', 'config.json'],
+  ),
+  'init_from a run without a checkpoint': (
+    [COPYING, '--config.init_from=TMP/bare'],
+    ['TMP/bare has no checkpoint'],
+  ),
+  'init_from a run of another shape': (
+    [COPYING, '--config.init_from=TMP/narrow'],
+    [
+      'init_from TMP/narrow: params gru/b is float32[12]',
+      'float32[24] is needed',
+    ],
+  ),
+  'probe of a trial that is not there': (
+    [COPYING, '--probe=0,20'],
+    ["--probe: '20' is no held-out trial", 'from 0 to 19'],
+  ),
+  'probe of no trial': (
+    [COPYING, '--probe=first'],
+    ["--probe: 'first' is no held-out trial", 'from 0 to 19'],
+  ),
+  'no length': (
+    [COPYING, '--config.num_updates=0'],
+    ['num_updates', 'num_epochs', 'positive'],
+  ),
+  'epochs of a task without any': (
+    [COPYING, '--config.num_updates=0', '--config.num_epochs=2'],
+    ["task 'copying'", 'no epochs', 'num_updates'],
+  ),
+  'more trials than numbers': (
+    [COPYING, '--config.num_updates=1000000000'],
+    ['batch_size 8 x 1000000000 updates', '2147483647'],
+  ),
+  'negative length': (
+    [PROTOTYPES, '--config.num_updates=-5'],
+    ['num_updates is -5'],
+  ),
+  'two lengths': (
+    [PROTOTYPES, '--config.num_updates=5'],
+    ['num_updates is 5 and num_epochs 1', 'the other 0'],
+  ),
+  'number that is none': (
+    [PROTOTYPES, '--config.network.strength_in=nan'],
+    ['network.strength_in is nan', 'finite'],
+  ),
+  'seed of the task': (
+    [PROTOTYPES, '--config.task.seed=-1'],
+    ['task.seed is -1', '2**32'],
+  ),
+  'rule with another tree': (
+    [COMPOSE + 'copying,gru,third:wrong_tree'],
+    ['tree'],
+  ),
+  'rule that takes a reserved name': (
+    [COMPOSE + 'copying,gru,third:reserved'],
+    ["third:reserved' has a parameter 'every'"],
+  ),
+  'task whose metric is not measured': (
+    [COMPOSE + 'third:unmeasured,gru,bptt'],
+    ["speaks of the metric 'utility'", "'held_out' gives accuracy, loss"],
+  ),
+  'task of trials that nothing judges': (
+    [COMPOSE + 'third:silent,gru,bptt'],
+    ["task 'copying': 2 of 16 trials are judged at no step", 'row 5'],
+  ),
+  'restarts that are never judged': (
+    [COPYING, '--config.restarts.count=2'],
+    ['restarts.validate_every is 100', 'updates 2 to 6', 'Set it to 5 or less'],
+  ),
+  'setting of a strategy': (
+    [COMPOSE + 'copying,gru,evosax', '--config.learner.settings={"std": 1}'],
+    ['learner.settings.std is no setting of CMA_ES', 'std_init'],
+  ),
+  'log_every': ([COPYING, '--config.log_every=0'], ['log_every is 0']),
+  'eval_every': ([COPYING, '--config.eval_every=-1'], ['eval_every is -1']),
+  'batch_size': ([COPYING, '--config.batch_size=0'], ['batch_size is 0']),
+  'every': ([COPYING, '--config.learner.every=-1'], ['learner.every is -1']),
+  'hidden': ([COPYING, '--config.network.hidden=0'], ['network.hidden is 0']),
+  'seed beyond 32 bits': (
+    [COPYING, '--config.seed=99999999999999999999'],
+    ['seed is 99999999999999999999', '2**32'],
+  ),
+  'negative seed': ([COPYING, '--config.seed=-1'], ['seed is -1']),
+  'local_plasticity on a cell': (
+    [COMPOSE + 'copying,gru,local_plasticity'],
+    ['local_plasticity takes a RelaxationNetwork', 'got a Cell'],
+  ),
+  'bptt on a network': (
+    [COMPOSE + 'digits,asymmetric,bptt'],
+    ['bptt takes a Cell', 'got a RelaxationNetwork'],
+  ),
+  'local_plasticity on copying': (
+    [COMPOSE + 'copying,asymmetric,local_plasticity'],
+    ['static trials (T = 1)', 'T = 30'],
+  ),
+  'missing --config': ([], ['--config and --workdir are needed']),
+  'stray argument': ([COPYING, 'stray'], ["unknown argument 'stray'"]),
+  'unknown flag': ([COPYING, '--cofnig=3'], ["flag 'cofnig'", 'config']),
+  'override before the config': (
+    ['--config.batch_size=3', COPYING],
+    ['--config.batch_size=3', 'before'],
+  ),
+  'layer map without a diagonal': (
+    [COMPOSE + 'digits,third:no_diagonal,local_plasticity'],
+    ['edge (1, 1) is missing', 'row 1'],
+  ),
+  'sizes that do not fit': (
+    [COMPOSE + 'digits,third:no_fit,local_plasticity'],
+    ['edge (1, 0)', '(5,)', '(4,)'],
+  ),
+  'unknown message filter': (
+    [COMPOSE + 'digits,asymmetric,third:misfiltered'],
+    ["message filter 'forwards'", "Did you mean 'forward'?"],
+  ),
+  'factory that hides its settings': (
+    [COMPOSE + 'copying,third:hiding,bptt'],
+    ["'third:hiding'", '**kwargs'],
+  ),
+  'factory of something else': (
+    [COMPOSE + 'copying,third:number,bptt'],
+    ["'third:number'", 'int', 'Cell or a RelaxationNetwork'],
+  ),
+  'message of several lines': (
+    [COMPOSE + 'copying,third:talkative,bptt'],
+    ['error: one thing and another'],
+  ),
+  'setting without a default': (
+    [COMPOSE + 'copying,third:needy,bptt'],
+    ['network.size has no default', "'third:needy'"],
+  ),
+  'factory that is not there': (
+    [COMPOSE + 'copying,third:absent,bptt'],
+    ["third has no 'absent'"],
+  ),
+  'module that is not there': (
+    [COMPOSE + 'copying,absent:absent,bptt'],
+    ["no module 'absent'"],
+  ),
+  'module that cannot be imported': (
+    [COMPOSE + 'copying,unimportable:gru,bptt'],
+    ["No module named 'not_there_at_all'"],
+  ),
+}
+
+# name: (module and all its arguments, words that the line must contain)
+OTHERS = {
+  'missing --workdir': (
+    ['experiments.train', COPYING],
+    ['--config and --workdir are needed'],
+  ),
+  'empty --workdir': (
+    ['experiments.train', COPYING, '--workdir='],
+    ['--config and --workdir are needed'],
+  ),
+  'workdir without a value': (
+    ['experiments.train', COPYING, '--workdir'],
+    ['--workdir'],
+  ),
+  'workdir below a file': (
+    ['experiments.train', COPYING, '--workdir=TMP/file/run'],
+    ['TMP/file/run', 'Not a directory'],
+  ),
+  'workdir of an unfinished run of another config': (
+    ['experiments.train', COPYING, '--workdir=TMP/narrow'],
+    [
+      '--workdir=TMP/narrow holds a run of another config',
+      'network.hidden is 4 there and 8 here.',
+      'Choose another folder',
+      '--config.init_from=TMP/narrow',
+    ],
+  ),
+  'workdir of a finished run of another config': (
+    [
+      'experiments.train',
+      COPYING,
+      '--workdir=TMP/finished',
+      '--config.seed=3',
+      '--config.network.hidden=5',
+      '--config.task.time_lag=1',
+    ],
+    [
+      '--workdir=TMP/finished holds a run of another config',
+      'network.hidden is 8 there and 5 here, and 2 more.',
+    ],
+  ),
+  'workdir of a run of another experiment': (
+    ['experiments.train', PROTOTYPES, '--workdir=TMP/finished'],
+    ['--workdir=TMP/finished holds a run of another config', 'more.'],
+  ),
+  'workdir that another process runs in': (
+    ['experiments.train', COPYING, '--workdir=TMP/busy'],
+    ['--workdir=TMP/busy: a process runs there now'],
+  ),
+  'workdir of a run whose config cannot be read': (
+    ['experiments.train', COPYING, '--workdir=TMP/mangled'],
+    ['TMP/mangled/config.json'],
+  ),
+  'only checkpoint is damaged': (
+    ['experiments.train', COPYING, '--workdir=TMP/damaged'],
+    ['none of the checkpoints [4] in', 'TMP/damaged/checkpoints', 'delete'],
+  ),
+  'evaluate a damaged checkpoint': (
+    ['experiments.evaluate', '--workdir=TMP/damaged'],
+    ['none of the checkpoints [4] in', 'TMP/damaged/checkpoints'],
+  ),
+  'evaluate where no checkpoint is': (
+    ['experiments.evaluate', '--workdir=TMP/bare'],
+    ['TMP/bare has no checkpoint'],
+  ),
+  'evaluate the best where none was evaluated': (
+    ['experiments.evaluate', '--workdir=TMP/narrow', '--which=best'],
+    ['TMP/narrow has no checkpoint that was evaluated'],
+  ),
+  'evaluate a checkpoint that has no name': (
+    ['experiments.evaluate', '--workdir=TMP/narrow', '--which=wrost'],
+    ['--which=wrost', 'last|best'],
+  ),
+  'evaluate with a probe that is not there': (
+    ['experiments.evaluate', '--workdir=TMP/narrow', '--probe=20'],
+    ["--probe: '20' is no held-out trial", 'from 0 to 19'],
+  ),
+  'evaluate without a workdir': (['experiments.evaluate'], ['--workdir']),
+  'evaluate where nothing is': (
+    ['experiments.evaluate', '--workdir=TMP/nothing'],
+    ['TMP/nothing holds no run', 'config.json'],
+  ),
+  'bench without a suite': (['experiments.bench'], ['--suite']),
+  'unknown suite': (
+    ['experiments.bench', '--suite=copyin'],
+    ['--suite=copyin', 'copying'],
+  ),
+  'seeds that are no numbers': (
+    ['experiments.bench', '--suite=copying', '--seeds=a'],
+    ['--seeds', "'a'"],
+  ),
+  'a range of seeds that is none': (
+    ['experiments.bench', '--suite=copying', '--seeds=0,1,...,19'],
+    ['--seeds', "'...'"],
+  ),
+  'rows where a folder stands': (
+    ['experiments.bench', '--suite=copying', '--output=TMP/finished'],
+    ['--output=TMP/finished'],
+  ),
+  'rows for a folder that is not there': (
+    ['experiments.bench', '--suite=copying', '--output=TMP/nothing/rows.json'],
+    ['--output=TMP/nothing/rows.json', 'TMP/nothing'],
+  ),
+}
+
+CASES = {
+  **{
+    name: (['experiments.train', WORKDIR, *args], words)
+    for name, (args, words) in TRAIN.items()
+  },
+  **OTHERS,
+}
+
+
+@pytest.fixture(scope='module')
+def folder(tmp_path_factory):
+  """What stands there before any case runs."""
+  folder = tmp_path_factory.mktemp('bad_input')
+  (folder / 'third.py').write_text(THIRD)
+  (folder / 'unimportable.py').write_text('import not_there_at_all\n')
+  (folder / 'broken_config.py').write_text('def get_config(:\n')
+  (folder / 'file').write_text('a regular file\n')
+  _run(folder / 'bare')
+  _run(folder / 'narrow', 4, hidden=4)
+  _run(folder / 'damaged', 4)
+  _damage(folder / 'damaged' / 'checkpoints' / 'checkpoint_4')
+  _run(folder / 'mangled')
+  (folder / 'mangled' / 'config.json').write_text('{"config":')
+  _run(folder / 'finished')
+  (folder / 'finished' / 'result.json').write_text('{}\n')
+  with workdirs.locked(folder / 'busy'):
+    yield folder
+
+
+def _run(path: pathlib.Path, step: int = 0, *, hidden: int = 8) -> None:
+  """What an unfinished run of copying:smoke left, saved after `step`."""
+  config = copying_config.get_config('smoke')
+  config.network.hidden = hidden
+  run = build.build(config)
+  with workdirs.locked(path):
+    workdirs.create(path, config, run.first.task.spec)
+    if step:
+      state = updates.init(run)
+      checkpoints.save_checkpoint(state, path / 'checkpoints', step)
+
+
+def _damage(path: pathlib.Path) -> None:
+  """Flips one bit of a checkpoint's largest file."""
+  file = max(path.rglob('*'), key=lambda p: p.stat().st_size * p.is_file())
+  content = bytearray(file.read_bytes())
+  content[len(content) // 2] ^= 1
+  file.write_bytes(content)
+
+
+@pytest.fixture(scope='module')
+def start(folder):
+  """`arguments -> result` of a run that is started in the folder."""
+  paths = [str(REPO), str(folder), os.environ.get('PYTHONPATH', '')]
+  with subprocess.Popen(
+    [sys.executable, FORK_RUNS],
+    cwd=folder,
+    env={
+      **os.environ,
+      'PYTHONPATH': os.pathsep.join(filter(None, paths)),
+      'PYTHONDONTWRITEBYTECODE': '1',
+      'JAX_PLATFORMS': 'cpu',
+      'XLA_FLAGS': '--xla_force_host_platform_device_count=4',
+    },
+    stdin=subprocess.PIPE,
+    stdout=subprocess.PIPE,
+    text=True,
+  ) as server:
+
+    def start(arguments):
+      case = [a.replace('TMP', str(folder)) for a in arguments]
+      server.stdin.write(json.dumps(_from(REPO, case)) + '\n')
+      server.stdin.flush()
+      return json.loads(server.stdout.readline())
+
+    yield start
+
+
+def _from(root: pathlib.Path, arguments: list[str]) -> list[str]:
+  """The arguments with config files of the repository given from its root."""
+  return [
+    a.replace('=experiments/', f'={root}/experiments/') for a in arguments
+  ]
+
+
+def _content(folder: pathlib.Path) -> dict[str, bytes]:
+  return {
+    str(path.relative_to(folder)): path.read_bytes() if path.is_file() else b''
+    for path in sorted(folder.rglob('*'))
+  }
+
+
+@pytest.mark.parametrize('name', CASES)
+def test_one_line_says_what_is_wrong(name, start, folder):
+  """Truth: the words of the table; status 2; one line; nothing written.
+
+  The folder, in which the case also runs, is compared before and after.
+  """
+  arguments, words = CASES[name]
+  shutil.rmtree(folder / 'run', ignore_errors=True)  # of a case that failed
+  before = _content(folder)
+  result = start(arguments)
+  error = result['stderr']
+  assert error.startswith('error: ') and error.count('\n') == 1, error
+  assert error.endswith('\n')
+  assert result['status'] == 2
+  assert result['stdout'] == ''
+  for word in words:
+    word = word.replace('TMP', str(folder))
+    assert word in error.replace(f'{REPO}/', ''), error
+  assert _content(folder) == before
+
+
+@pytest.mark.parametrize(
+  ('arguments', 'word'),
+  [
+    ([COPYING, '--config.batch_sizes=3'], 'Did you mean "batch_size"'),
+    ([PROTOTYPES, '--config.task.p_noise=.6'], 'task.p_noise is 0.6'),
+  ],
+)
+def test_as_a_user_starts_it(arguments, word, tmp_path):
+  """Truth: a process of its own, where nothing was imported or forked."""
+  workdir = tmp_path / 'run'
+  answer = subprocess.run(
+    [
+      sys.executable,
+      '-m',
+      'experiments.train',
+      *arguments,
+      f'--workdir={workdir}',
+    ],
+    cwd=REPO,
+    capture_output=True,
+    text=True,
+    check=False,
+  )
+  assert answer.returncode == 2
+  assert answer.stderr.startswith('error: ')
+  assert answer.stderr.count('\n') == 1
+  assert word in answer.stderr
+  assert answer.stdout == ''
+  assert not workdir.exists()
