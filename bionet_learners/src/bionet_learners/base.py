@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """What a learning rule is, and how its estimates become learning."""
 
-import dataclasses
 from typing import Literal, NamedTuple, Protocol
 
 import chex
@@ -10,6 +9,7 @@ import jax.numpy as jnp
 import optax
 
 from bionet_core import interfaces, unroll
+from bionet_learners import windows
 
 
 class Estimate(NamedTuple):
@@ -134,6 +134,25 @@ class LearningSignalFn(Protocol):
     ...
 
 
+class Claim(NamedTuple):
+  """What a rule claims of its gradient; `testing.check_credit` holds it to it.
+
+  Attributes:
+    step: it is that of `bptt` where trials have one step.
+    whole: it is that of `bptt` over the steps that it is given at once.
+    windows: the gradients of windows of steps sum to that of all steps; of
+      rules that cut, for parameters without credit that stays in a window.
+    cut: it is that of `bptt` on the cut cell.
+    on_average: all this holds on average over what the rule draws.
+  """
+
+  step: bool = False
+  whole: bool = False
+  windows: bool = False
+  cut: bool = False
+  on_average: bool = False
+
+
 class GradientRule(NamedTuple):
   """A rule that points a direction for each parameter.
 
@@ -149,6 +168,7 @@ class GradientRule(NamedTuple):
     learning_signal: the learning signal of a step, for rules that send units a
       signal of their own, else None: `(params, constants, rule_state,
       emission [B, N], targets, mask [B]) -> [B, N]`.
+    claim: what it claims of its gradient; by default nothing.
   """
 
   model: interfaces.Model
@@ -156,6 +176,7 @@ class GradientRule(NamedTuple):
   begin: BeginFn
   estimate: EstimateFn
   learning_signal: LearningSignalFn | None = None
+  claim: Claim = Claim()
 
 
 class LearnerState(NamedTuple):
@@ -390,7 +411,7 @@ def descend(
       }
       return learned, (summed, norms)
 
-    state, (summed, norms) = _over_windows(learn, state, trials, every)
+    state, (summed, norms) = windows.scan_windows(learn, state, trials, every)
     metrics = {
       **jax.tree.map(lambda x: jnp.sum(x, axis=0), summed),
       **jax.tree.map(jnp.mean, norms),
@@ -401,32 +422,3 @@ def descend(
     return rule.model.predict(state.params, state.constants, key, trials)
 
   return Learner(init, update, predict)
-
-
-def _over_windows(learn, state, trials, every):
-  """Scans `learn` over windows of `every` steps; what it says leads with W."""
-  num_steps = trials.mask.shape[0]
-  every = min(every or num_steps, num_steps)
-  whole = num_steps // every
-  timed = unroll.timed(trials)
-
-  def windows(x):
-    return x[: whole * every].reshape(whole, every, *x.shape[1:])
-
-  if whole == 1:  # no loop around a single window
-    cut = jax.tree.map(lambda x: x[:every], timed)
-    state, said = learn(state, dataclasses.replace(trials, **cut))
-    said = jax.tree.map(lambda x: x[None], said)
-  else:
-    state, said = jax.lax.scan(
-      lambda state, window: learn(state, dataclasses.replace(trials, **window)),
-      state,
-      jax.tree.map(windows, timed),
-    )
-  if num_steps % every:
-    rest = jax.tree.map(lambda x: x[whole * every :], timed)
-    state, more = learn(state, dataclasses.replace(trials, **rest))
-    said = jax.tree.map(
-      lambda x, last: jnp.concatenate([x, last[None]]), said, more
-    )
-  return state, said

@@ -32,6 +32,7 @@ def over_time(
   traces: Callable[..., interfaces.ArrayTree] = lambda *_: (),
   shared: Callable[..., interfaces.ArrayTree] = lambda *_: (),
   learning_signal: Callable[..., jax.Array] | None = None,
+  claim: base.Claim,
 ) -> base.GradientRule:
   """The rule of a cell that carries a Memory from window to window.
 
@@ -43,6 +44,7 @@ def over_time(
       trials that have no past, from the state before their first step.
     shared: `(params, constants, key, trials) -> tree`, what is drawn once.
     learning_signal: as in `GradientRule`.
+    claim: as in `GradientRule`.
   """
 
   def begin(params, constants, rule_state, key, trials):
@@ -65,7 +67,7 @@ def over_time(
     return result, base.RuleState(kept, memory)
 
   return base.GradientRule(
-    unroll.model_from_cell(cell), init, begin, run, learning_signal
+    unroll.model_from_cell(cell), init, begin, run, learning_signal, claim
   )
 
 

@@ -181,6 +181,8 @@ def step_by_step(
   loss: interfaces.StepLoss,
   traces: Callable[[jax.Array, jax.Array], interfaces.ArrayTree],
   advance: Callable[..., tuple[interfaces.ArrayTree, Any]],
+  *,
+  on_average: bool = False,
 ) -> base.GradientRule:
   """The rule that advances its traces at every step.
 
@@ -190,6 +192,7 @@ def step_by_step(
     traces: `(flat [P], row [B, S]) -> tree`, of trials that have no past.
     advance: `(Step, memory, key, trials) -> (traces, ((loss, metrics), gradient
       [P]))`.
+    on_average: whether what it advances is the influence only on average.
   """
 
   def begin(params, constants, state, keys, trials):
@@ -213,7 +216,14 @@ def step_by_step(
     _, unravel = flatten_util.ravel_pytree(params)
     return base.Estimate(unravel(gradient), total, metrics), shared, memory
 
-  return over_time.over_time(cell, estimate, traces=begin)
+  return over_time.over_time(
+    cell,
+    estimate,
+    traces=begin,
+    claim=base.Claim(
+      step=True, whole=True, windows=True, on_average=on_average
+    ),
+  )
 
 
 def if_asked(

@@ -64,7 +64,7 @@ def uoro(cell: interfaces.Cell, loss: interfaces.StepLoss) -> base.GradientRule:
     moved = rho0 * pushed + rho1 * signs
     return (moved, inverse0 * of_params + inverse1 * written), credit
 
-  return steps.step_by_step(cell, loss, factors, advance)
+  return steps.step_by_step(cell, loss, factors, advance, on_average=True)
 
 
 def _signs(keys: jax.Array, row: jax.Array) -> jax.Array:

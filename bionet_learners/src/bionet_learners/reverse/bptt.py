@@ -56,4 +56,6 @@ def bptt(
     after = over_time.Memory(state, memory.steps + trials.mask.shape[0], ())
     return base.Estimate(gradient, total, metrics), shared, after
 
-  return over_time.over_time(cell, estimate)
+  return over_time.over_time(
+    cell, estimate, claim=base.Claim(step=True, whole=True)
+  )

@@ -51,4 +51,4 @@ def truncated_bptt(
     )
     return result, rule_state
 
-  return whole._replace(estimate=estimate)
+  return whole._replace(estimate=estimate, claim=base.Claim(step=True))

@@ -1,28 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """The score function's gradient: credit for what the noise did, no backward."""
 
-from typing import NamedTuple
-
 import jax
 import jax.numpy as jnp
 
 from bionet_core import interfaces, unroll
-from bionet_learners import base
-
-
-class Scores(NamedTuple):
-  """Where a cell's trials stand, and what made their noise likely.
-
-  Attributes:
-    state: the cell's state; every leaf leads with B.
-    steps: int `[B]`, steps done.
-    traces: a tree like the parameters, every leaf `[B, ...]`: the gradient of
-      the log density of all that each trial drew; None without traces.
-  """
-
-  state: interfaces.ArrayTree
-  steps: jax.Array
-  traces: interfaces.ArrayTree
+from bionet_learners import base, over_time
 
 
 def score_function(
@@ -90,30 +73,23 @@ def score_function(
       'each trial out of the loss of all.'
     )
 
-  def begin(params, constants, rule_state, key, trials):
+  def begin(params, constants, state, keys, trials):
+    del constants, state, keys
     batch = trials.index.shape
     if baseline and batch[0] < 2:
       raise ValueError(
         f'batch_size={batch[0]}: must be at least 2; score_function compares '
         'each trial with the others.'
       )
-    state = unroll.initial_state(cell, constants, key, trials.index)
-    none = None
-    if traces:
-      none = jax.tree.map(
-        lambda x: jnp.zeros((*batch, *x.shape), x.dtype), params
-      )
-    steps = jnp.zeros(batch, jnp.int32)
-    return base.RuleState(rule_state.shared, Scores(state, steps, none))
+    if not traces:
+      return ()
+    return jax.tree.map(
+      lambda x: jnp.zeros((*batch, *x.shape), x.dtype), params
+    )
 
-  def init(key, params, constants, trials):
-    nothing = base.RuleState(shared=(), per_trial=())
-    return begin(params, constants, nothing, key, trials)
-
-  def estimate(params, constants, rule_state, key, trials):
+  def estimate(params, constants, shared, start, key, trials):
     keys = unroll.trial_keys(key, trials.index)
     size = trials.index.shape[0]
-    start = rule_state.per_trial
 
     def score(params, emission, targets, mask):
       return unroll.score_step(
@@ -199,12 +175,12 @@ def score_function(
     (state, steps, _, gradient, memory), _ = jax.lax.scan(
       gather, (start.state, start.steps, total, gradient, start.traces), timed
     )
-    return (
-      base.Estimate(gradient, value, metrics),
-      base.RuleState(rule_state.shared, Scores(state, steps, memory)),
-    )
+    after = over_time.Memory(state, steps, memory)
+    return base.Estimate(gradient, value, metrics), shared, after
 
-  return base.GradientRule(unroll.model_from_cell(cell), init, begin, estimate)
+  # Nothing is claimed: where the dynamics clip, BPTT is not the gradient of the
+  # expected loss that this rule estimates.
+  return over_time.over_time(cell, estimate, traces=begin, claim=base.Claim())
 
 
 def _add(a, b):

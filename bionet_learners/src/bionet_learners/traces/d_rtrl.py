@@ -73,6 +73,8 @@ def d_rtrl(
       "of the rule; choose execution 'forward'."
     )
   settings = rule.settings_of(window, trace_dtype, exact=within == 'exact')
+  cut = within == 'cut'
+  claim = base.Claim(step=True, windows=cut and execution != 'reverse', cut=cut)
   return rule.traced_rule(
-    cell, settings, rule.exactly(loss), execution=execution
+    cell, settings, rule.exactly(loss), execution=execution, claim=claim
   )

@@ -63,4 +63,6 @@ def e_prop(
   teaching = feedbacks.teaching(
     cell, loss, feedback, rate=adaptation_rate, decay=adaptation_decay
   )
-  return rule.traced_rule(cell, settings, teaching, kappa=kappa)
+  exact = feedback == 'symmetric'
+  claim = base.Claim(step=exact, windows=exact, cut=exact and not kappa)
+  return rule.traced_rule(cell, settings, teaching, kappa=kappa, claim=claim)

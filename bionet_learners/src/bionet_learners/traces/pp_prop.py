@@ -164,7 +164,9 @@ def pp_prop(
     )
     return base.Estimate(gradient, total, metrics), shared, memory
 
-  return over_time.over_time(cell, estimate, traces=traces)
+  return over_time.over_time(
+    cell, estimate, traces=traces, claim=base.Claim(step=True, windows=True)
+  )
 
 
 def _no_filters(site, batch, dtype) -> Filters:

@@ -58,4 +58,6 @@ def rflo(
   teaching = feedbacks.teaching(
     cell, loss, feedback, rate=adaptation_rate, decay=adaptation_decay
   )
-  return rule.traced_rule(cell, settings, teaching)
+  exact = feedback == 'symmetric'
+  claim = base.Claim(step=exact, windows=exact)
+  return rule.traced_rule(cell, settings, teaching, claim=claim)

@@ -56,6 +56,7 @@ def traced_rule(
   *,
   kappa: float = 0.0,
   execution: Execution = 'forward',
+  claim: base.Claim,
 ) -> base.GradientRule:
   """The rule of traces per synapse.
 
@@ -65,6 +66,7 @@ def traced_rule(
     teaching: what units are taught.
     kappa: of the filter on the emission; 0 for none.
     execution: as in `d_rtrl`.
+    claim: as in `GradientRule`.
   """
 
   def emission_of(params, constants, state, keys, trials):
@@ -120,6 +122,7 @@ def traced_rule(
     traces=traces,
     shared=teaching.draw,
     learning_signal=teaching.signal,
+    claim=claim,
   )
 
 

@@ -94,7 +94,8 @@ def three_factor(
   def learn(expected, estimate, trials):
     return estimate, _expect(expected, estimate, trials, expectation_rate)
 
-  return rule.traced_rule(cell, settings, rule.Teaching(draw, teach, learn))
+  teaching = rule.Teaching(draw, teach, learn)
+  return rule.traced_rule(cell, settings, teaching, claim=base.Claim())
 
 
 def _with_emission(cell: interfaces.Cell) -> interfaces.Cell:
