@@ -82,7 +82,7 @@ print(f'{task.spec.num_steps} steps, inputs {example.inputs.shape}')
 # `describe` reads the cell and says what this means for each of its parameters.
 
 # %%
-print(description.table(description.describe(cell, example.inputs[0])))
+print(description.describe(cell, example.inputs[0]))
 
 # %% [markdown]
 # The reset gate acts through a second synapse. No trace a unit holds what it

@@ -39,7 +39,23 @@ class Row(NamedTuple):
   reason: str
 
 
-def describe(cell: interfaces.Cell, inputs: jax.Array) -> list[Row]:
+class Description(tuple[Row, ...]):
+  """A Row per leaf of the parameters; printed as a table."""
+
+  def __str__(self) -> str:
+    """The rows as text, one per line, under a header."""
+    head = (
+      'parameter', 'size', 'temporal', 'window', 'instant', 'silent', 'why'
+    )  # fmt: skip
+    lines = [head, *(tuple(str(x) for x in row) for row in self)]
+    widths = [max(len(line[i]) for line in lines) for i in range(len(head))]
+    return '\n'.join(
+      '  '.join(x.ljust(w) for x, w in zip(line, widths, strict=True)).rstrip()
+      for line in lines
+    )
+
+
+def describe(cell: interfaces.Cell, inputs: jax.Array) -> Description:
   """Tells what credit each parameter gets from rules that cut (`d_rtrl` ...).
 
   Args:
@@ -47,7 +63,7 @@ def describe(cell: interfaces.Cell, inputs: jax.Array) -> list[Row]:
     inputs: float `[B, *I]`, inputs of one step; their shape alone matters.
 
   Returns:
-    A row a leaf of the parameters. `table` prints them.
+    A Description: a row per leaf of the parameters, which prints as a table.
 
   Raises:
     TypeError: if `cell` is not a Cell, or its state changes in a step.
@@ -117,7 +133,7 @@ def describe(cell: interfaces.Cell, inputs: jax.Array) -> list[Row]:
         reason=_reason(kept, inside, same, bool(read[leaf].any()), none),
       )
     )
-  return rows
+  return Description(rows)
 
 
 def _weights(synapse, elements, batch, seed):
@@ -163,14 +179,3 @@ def _reason(temporal, within, instant, read, silent) -> str:
   if silent:
     said.append('changes no state and no output')
   return '; '.join(said)
-
-
-def table(rows: list[Row]) -> str:
-  """The rows as text, one a line, under a header."""
-  head = ('parameter', 'size', 'temporal', 'window', 'instant', 'silent', 'why')
-  lines = [head, *(tuple(str(x) for x in row) for row in rows)]
-  widths = [max(len(line[i]) for line in lines) for i in range(len(head))]
-  return '\n'.join(
-    '  '.join(x.ljust(w) for x, w in zip(line, widths, strict=True)).rstrip()
-    for line in lines
-  )
