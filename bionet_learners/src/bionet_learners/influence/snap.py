@@ -30,11 +30,20 @@ class SparseInfluence(NamedTuple):
 
 
 class _Plan(NamedTuple):
-  """What the structure of the cell decides, once."""
+  """What the structure of the cell decides, once.
 
-  found: structure.Structure
+  Attributes:
+    structured: the structure.
+    groups: the parameters, by the rows that they reach.
+    by_param: int `[R]`, the colours of the rows of D.
+    by_state: int, the colours of the columns `[S]` of J, or of its rows `[R]`
+      where only reverse mode differentiates the step.
+  """
+
+  structured: structure.Structure
   groups: list[structure.Group]
-  colours: np.ndarray
+  by_param: np.ndarray
+  by_state: np.ndarray
 
 
 def snap(
@@ -57,14 +66,15 @@ def snap(
   elementwise in one variable a unit. Readout parameters have their exact
   gradient. The influence crosses the borders of windows.
 
-  C is found by probing the cell's Jacobians at random points (`reach`), as a
-  constant of the rule. Memory, whatever T is: sum over parameters of the floats
-  each reaches, times B. For hk.VanillaRNN that is P at order 1, for hk.LSTM
-  less than 2 P, but for hk.GRU a reset gate's weight reaches all N units
-  already at order 1, through the candidate's weights, so that a third of the
-  weights keeps N numbers each: RTRL's order. Time a step: S forward passes for
-  J, a backward pass for each float of a unit (for each of S, where a parameter
-  writes all of them, as in hk.GRU), and products k^2 a parameter.
+  C is read from the program of the step (`structure`), as a constant of the
+  rule. Memory, whatever T is: sum over parameters of the floats each reaches,
+  times B. For hk.VanillaRNN that is P at order 1, for hk.LSTM less than 2 P,
+  but for hk.GRU a reset gate's weight reaches all N units already at order 1,
+  through the candidate's weights, so that a third of the weights keeps N
+  numbers each: RTRL's order. Time per step: forward passes for J (S for a dense
+  layer, 1 for an elementwise one; backward passes, where a `custom_vjp` allows
+  only these), a backward pass for each float of a unit (for each of S, where a
+  parameter writes all of them, as in hk.GRU), and products k^2 per parameter.
 
   Args:
     cell: the dynamics.
@@ -86,10 +96,17 @@ def snap(
 
   @functools.cache
   def plan(input_shape, dtype):
-    found = structure.structure(cell, input_shape, dtype)
-    num_states = found.recurrent.shape[1]
-    groups = structure.groups(structure.within(found, order), num_states)
-    return _Plan(found, groups, structure.colours(found.direct))
+    structured = structure.structure(cell, input_shape, dtype)
+    num_states = structured.recurrent.shape[1]
+    recurrent = structured.recurrent
+    return _Plan(
+      structured,
+      structure.groups(structure.within(structured, order), num_states),
+      by_param=structure.colours(structured.direct.kinds),
+      by_state=structure.colours(
+        recurrent if structured.forward else recurrent.T
+      ),
+    )
 
   def plan_for(trials):
     return plan(trials.inputs.shape[2:], trials.inputs.dtype)
@@ -97,7 +114,8 @@ def snap(
   def begin(params, constants, rule_state, key, trials):
     state = unroll.initial_state(cell, constants, key, trials.index)
     steps = jnp.zeros(trials.index.shape, jnp.int32)
-    row, flat = over_time.rows(state), flatten_util.ravel_pytree(params)[0]
+    row = _rows(state, len(trials.index))
+    flat = flatten_util.ravel_pytree(params)[0]
     dtype, influence = jnp.result_type(row, flat), []
     for group in plan_for(trials).groups:
       num_sets, size = group.params.shape
@@ -114,17 +132,16 @@ def snap(
   def estimate(params, constants, rule_state, key, trials):
     flat, unravel = flatten_util.ravel_pytree(params)
     keys = unroll.trial_keys(key, trials.index)
-    found, groups, colours = plan_for(trials)
-    emits_state = len(found.direct) == found.recurrent.shape[1]
-    # One cotangent a colour: the rows of that colour, all at once.
-    tints = jnp.eye(colours.max() + 1, dtype=flat.dtype)[colours].T
+    structured, groups, by_param, by_state = plan_for(trials)
+    num_rows, num_states = structured.recurrent.shape
+    emits_state = num_rows == num_states
 
     def transition(flat, row, state, key, inputs):
       """One trial: its rows after a step `[R]`, and what they are of."""
       one = jax.tree.map(lambda x: x[None], (state, key, inputs))
       before = over_time.with_rows(one[0], row[None])
       emission, state = cell.step(unravel(flat), constants, before, *one[1:])
-      after = over_time.rows(state)[0]
+      after = _rows(state, 1)[0]
       if not emits_state:
         after = jnp.concatenate([after, emission[0].ravel()])
       return after, jax.tree.map(lambda x: x[0], (emission, state))
@@ -132,19 +149,35 @@ def snap(
     def differentiate(row, state, key, inputs):
       """One trial: J `[R, S]`, the backward passes `[colours, P]`."""
       here = functools.partial(transition, state=state, key=key, inputs=inputs)
-      _, pull, after = jax.vjp(lambda p: here(p, row), flat, has_aux=True)
-      recurrent, _ = jax.jacfwd(here, 1, has_aux=True)(flat, row)
-      return recurrent, jax.vmap(pull)(tints)[0], after
+      values, pull, after = jax.vjp(here, flat, row, has_aux=True)
+      direct, _ = jax.vmap(pull)(_tints(by_param, values.dtype))
+
+      def push(tangent):
+        return jax.jvp(lambda row: here(flat, row)[0], (row,), (tangent,))[1]
+
+      if not num_states:
+        recurrent = jnp.zeros((num_rows, 0), row.dtype)
+      elif structured.forward:
+        tints = _tints(by_state, row.dtype)
+        recurrent = jax.vmap(push, out_axes=1)(tints)[:, by_state]
+      else:
+        _, pulled = jax.vmap(pull)(_tints(by_state, values.dtype))
+        recurrent = pulled[by_state]
+      if len(set(by_state)) < len(by_state):
+        # The rest of a colour's pass belongs to its other rows or columns.
+        recurrent = jnp.where(structured.recurrent, recurrent, 0)
+      return recurrent, direct, after
 
     def advance(at, now):
       inputs, targets, mask = now
-      row, noise = over_time.rows(at.state), unroll.step_keys(keys, at.steps)
-      recurrent, pulled, (emission, state) = jax.vmap(differentiate)(
+      row = _rows(at.state, len(at.steps))
+      noise = unroll.step_keys(keys, at.steps)
+      recurrent, direct, (emission, state) = jax.vmap(differentiate)(
         row, at.state, noise, inputs
       )
       moved = [
         _moved(group, recurrent, influence)
-        + _written(group, found.direct, colours, pulled)
+        + _written(group, structured.direct, by_param, direct)
         for group, influence in zip(groups, at.influence, strict=True)
       ]
 
@@ -157,8 +190,8 @@ def snap(
         score, (own, signal) = jax.value_and_grad(scored, (0, 1), has_aux=True)(
           params, emission
         )
-        by_row = jnp.zeros((len(signal), len(found.direct)), signal.dtype)
-        by_row = by_row.at[:, found.emitted].add(
+        by_row = jnp.zeros((len(signal), num_rows), signal.dtype)
+        by_row = by_row.at[:, structured.emitted].add(
           signal.reshape(len(signal), -1)
         )
         total = flatten_util.ravel_pytree(own)[0]
@@ -185,6 +218,18 @@ def snap(
   return base.GradientRule(unroll.model_from_cell(cell), init, begin, estimate)
 
 
+def _rows(state: interfaces.ArrayTree, batch: int) -> jax.Array:
+  """The floats of a state `[B, S]`; S is 0 for a cell without a state."""
+  if not jax.tree.leaves(state):
+    return jnp.zeros((batch, 0))
+  return over_time.rows(state)
+
+
+def _tints(colours: np.ndarray, dtype: jnp.dtype) -> jax.Array:
+  """A cotangent per colour, `[colours, R]`: 1 on all rows of the colour."""
+  return jnp.eye(colours.max() + 1, dtype=dtype)[:, colours]
+
+
 def _moved(
   group: structure.Group, recurrent: jax.Array, influence: jax.Array
 ) -> jax.Array:
@@ -196,12 +241,17 @@ def _moved(
 
 def _written(
   group: structure.Group,
-  direct: np.ndarray,
+  direct: structure.Table,
   colours: np.ndarray,
   pulled: jax.Array,
 ) -> jax.Array:
   """D where the influence is kept, `[B, U, r, m]`."""
   rows, params = group.rows[:, :, None], group.params[:, None]
-  written = direct[rows, params]
   entries = pulled[:, colours[rows], params]
-  return entries if written.all() else jnp.where(written[None], entries, 0)
+  if all(
+    direct.kinds[np.unique(direct.kind[params])][:, rows].all()
+    for params, rows in zip(group.params, group.rows, strict=True)
+  ):
+    return entries
+  written = direct.kinds[direct.kind[params], rows]
+  return jnp.where(written[None], entries, 0)
