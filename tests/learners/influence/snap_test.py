@@ -86,8 +86,8 @@ def in_windows(rule, params, batch, lengths, forget=False):
     got, state = rule.estimate(params, {}, state, KEY, window)
     if forget:
       at = state.per_trial
-      nothing = jax.tree.map(jnp.zeros_like, at.influence)
-      state = state._replace(per_trial=at._replace(influence=nothing))
+      nothing = jax.tree.map(jnp.zeros_like, at.traces)
+      state = state._replace(per_trial=at._replace(traces=nothing))
     total, start = jax.tree.map(jnp.add, total, got.gradient), start + length
   return total
 
@@ -145,7 +145,7 @@ def test_the_error_falls_with_the_order_on_a_ring():
   for order in range(1, 6):
     rule = snap.snap(cell, squared_error, order=order)
     memory = jax.eval_shape(rule.init, KEY, params, {}, batch).per_trial
-    count = sum(x.size for x in memory.influence)
+    count = sum(x.size for x in memory.traces)
     assert count == B * 3 * 5 * order  # three parameters a unit
     got = compiled(rule)(params, batch, lengths=WINDOWS)
     off = errors(got, wanted)
@@ -250,7 +250,7 @@ def test_order_one_is_exact_where_recurrence_is_elementwise():
 
 def test_orders_start_at_one():
   """Truth: the message names the setting."""
-  with pytest.raises(ValueError, match=r'learner.order is 0; 1 is the least'):
+  with pytest.raises(ValueError, match=r'order=0: 1 is the least'):
     snap.snap(diagonal(), squared_error, order=0)
 
 

@@ -7,12 +7,26 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax import flatten_util
 
 from bionet_core import interfaces
-from bionet_learners.influence import steps
+from bionet_learners.influence import operations, reach, row_sets, rules
+from bionet_learners.synapses import program
 
-_PROBES = 16
+
+class Table(NamedTuple):
+  """A bool table `[R, P]` in which many columns are equal.
+
+  Attributes:
+    kinds: bool `[C, R]`: the columns, each once.
+    kind: int `[P]`: which of them each column is.
+  """
+
+  kinds: np.ndarray
+  kind: np.ndarray
+
+  def dense(self) -> np.ndarray:
+    """Bool `[R, P]`: the table itself."""
+    return self.kinds[self.kind].T
 
 
 class Structure(NamedTuple):
@@ -22,14 +36,17 @@ class Structure(NamedTuple):
   among these, the N of the emission behind them.
 
   Attributes:
-    direct: bool `[R, P]`, by the parameters; P in `ravel_pytree`'s order.
+    direct: a table `[R, P]`, by the parameters; P in `ravel_pytree`'s order.
     recurrent: bool `[R, S]`, by the state before.
     emitted: int `[N]`, the rows that are the emission.
+    forward: whether forward mode can differentiate the step, which a
+      `custom_vjp` forbids.
   """
 
-  direct: np.ndarray
+  direct: Table
   recurrent: np.ndarray
   emitted: np.ndarray
+  forward: bool
 
 
 class Group(NamedTuple):
@@ -49,11 +66,17 @@ class Group(NamedTuple):
 def structure(
   cell: interfaces.Cell, input_shape: Sequence[int], dtype: jnp.dtype
 ) -> Structure:
-  """Finds the structure of a cell's step by probing it at random points.
+  """Reads the structure of a cell's step from the program of its derivative.
 
-  An entry that is 0 at 16 random draws of parameters, state and inputs is taken
-  for 0 everywhere. A constant that follows from the key (a random mask) is
-  unknown before the run: its zeros count as if they could be anything.
+  The program is that of one backward pass through the step. An entry is True
+  where a way leads from the row's cotangent to the parameter's or the state's,
+  whatever the values of parameters, state and inputs are. So a derivative that
+  is 0 everywhere (of a comparison, a rounding, `stop_gradient`) is no way, and
+  the derivative that a `custom_vjp` defines is the one that counts.
+
+  Constants that do not depend on the key count by their values: a 0 in a mask
+  cuts what it multiplies. Those that the key draws count as anything, since
+  each run draws others.
 
   Args:
     cell: the dynamics.
@@ -64,114 +87,220 @@ def structure(
     A Structure; its arrays are concrete, whatever is being traced around it.
 
   Raises:
-    ValueError: if integer constants (a random wiring) follow from the key.
+    ValueError: if a leaf of the state or of the parameters is complex.
   """
   with jax.ensure_compile_time_eval():
-    keys = jax.random.split(jax.random.key(0), _PROBES)
-    inputs = jax.random.uniform(
-      keys[0], (_PROBES, *input_shape), dtype, 0.05, 1.0
-    )
-    example = jnp.zeros((1, *input_shape), dtype)
-    params, constants = jax.jit(jax.vmap(lambda key: cell.init(key, example)))(
-      keys
-    )
-    constants = jax.tree.map_with_path(_unknown, constants)
-
-    @jax.jit
-    def probe(key, params, constants, inputs):
-      kick, shake, noise, start = jax.random.split(key, 4)
-      flat, unravel = flatten_util.ravel_pytree(params)
-      flat += 0.1 * jax.random.normal(kick, flat.shape, flat.dtype)
-      state = cell.initial_state(constants, start[None])
-      row = steps.rows(state, 1)
-      row += 0.5 * jax.random.normal(shake, row.shape, row.dtype)
-
-      def step(flat, row):
-        emission, after = cell.step(
-          unravel(flat),
-          constants,
-          steps.with_rows(state, row[None]),
-          noise[None],
-          inputs[None],
-        )
-        values = steps.rows(after, 1)[0], emission[0].ravel()
-        return jnp.concatenate(values), values
-
-      found, values = jax.jacrev(step, (0, 1), has_aux=True)(flat, row[0])
-      # A NaN may be anything.
-      return jax.tree.map(lambda x: x != 0, found), values
-
-    found = [
-      probe(key, *jax.tree.map(lambda x, i=i: x[i], (params, constants)), x)
-      for i, (key, x) in enumerate(zip(keys, inputs, strict=True))
+    traced = _traced(cell, input_shape, dtype)
+    lines, num_floats = traced.backward, traced.num_floats
+    rows = lines.ins[: num_floats + 1]  # the cotangents' elements, in order
+    sizes = [int(np.prod(lines.shape(number))) for number in rows]
+    starts = np.cumsum([0, *sizes])
+    store = row_sets.Sets(int(starts[-1]))
+    cotangents = [
+      rules.Value(None, store.singletons(start, lines.shape(number)))
+      for start, number in zip(starts[:-1], rows, strict=True)
     ]
-  (direct, recurrent), (after, emission) = jax.tree.map(
-    lambda *x: np.stack([np.asarray(y) for y in x]), *found
-  )
-  direct, recurrent = np.any(direct, axis=0), np.any(recurrent, axis=0)
-  num_states = recurrent.shape[1]
-  same = np.all(emission[:, :, None] == after[:, None, :], axis=0)
-  if same.any(axis=1).all():
-    emitted = np.argmax(same, axis=1)
-    return Structure(direct[:num_states], recurrent[:num_states], emitted)
-  return Structure(direct, recurrent, np.arange(num_states, len(direct)))
-
-
-def _unknown(path, draws: jax.Array) -> jax.Array:
-  """The draws of a constant, without the zeros that another key moves."""
-  if np.all(draws == draws[:1]):
-    return draws
-  if not jnp.issubdtype(draws.dtype, jnp.inexact) and draws.dtype != bool:
-    raise ValueError(
-      f'the constant {jax.tree_util.keystr(path)} is {draws.dtype} and drawn '
-      'by the key: which parameters reach which units is unknown before the '
-      'run. Choose rtrl, or draw the wiring from a seed of the cell.'
+    unknown = [rules.Value()] * traced.num_params
+    unknown += [rules.Value()] * num_floats
+    # What the program of `init` knows without the key, no key changes.
+    constants = reach.walk(
+      traced.init, [rules.Value()] * len(traced.init.ins), store
     )
-  return jnp.where(draws == 0, jnp.ones_like(draws), draws)
+    arguments = [*cotangents, *unknown, *constants]
+    arguments += [rules.Value()] * (len(lines.ins) - len(arguments))
+    reached = reach.walk(lines, arguments, store)
+
+  def numbers(start: int, count: int) -> np.ndarray:
+    """Int: the sets that reach some of the results, flat."""
+    flat = [np.zeros(0, np.int32)]
+    for x, atom in list(zip(reached, lines.outs, strict=True))[start:][:count]:
+      sets = rules.empty(lines.shape(atom)) if x.sets is None else x.sets
+      flat.append(sets.ravel())
+    return np.concatenate(flat)
+
+  num_rows, num_states = starts[-1], starts[-2]
+  emitted = _emitted(lines, num_floats)
+  if emitted is None:
+    emitted = np.arange(num_states, num_rows)
+  else:
+    num_rows = num_states
+  members = store.members()[:, :num_rows]
+  return Structure(
+    _merged(members, numbers(0, traced.num_params)),
+    members[numbers(traced.num_params, num_floats)].T,
+    emitted,
+    traced.forward,
+  )
 
 
-def within(found: Structure, order: int) -> np.ndarray:
-  """Bool `[R, P]`: what a parameter reaches within `order` steps."""
-  reached = found.direct
-  num_states = found.recurrent.shape[1]
-  hops = found.recurrent.astype(np.float32)
+class _Traced(NamedTuple):
+  """The programs of a cell.
+
+  Attributes:
+    init: `(key, inputs) -> constants`.
+    backward: `(cotangents, params, floats, constants, ...) -> (cotangents of
+      params and of floats, floats, emission)`. The floats are the float leaves
+      of the state. Cotangents come in are those of the next floats, then of
+      the emission.
+    num_params: leaves of the parameters.
+    num_floats: float leaves of the state.
+    forward: whether forward mode can differentiate the step.
+  """
+
+  init: program.Program
+  backward: program.Program
+  num_params: int
+  num_floats: int
+  forward: bool
+
+
+def _traced(
+  cell: interfaces.Cell, input_shape: Sequence[int], dtype: jnp.dtype
+) -> _Traced:
+  """Traces a cell and one backward pass through its step, on one trial."""
+  key = jax.eval_shape(lambda: jax.random.key(0))
+  keys = jax.ShapeDtypeStruct((1,), key.dtype)
+  inputs = jax.ShapeDtypeStruct((1, *input_shape), dtype)
+  init, (params, constants) = program.read(cell.init, key, inputs)
+  state = jax.eval_shape(cell.initial_state, constants, keys)
+  _check_real(params=params, state=state)
+  leaves, tree = jax.tree.flatten(state)
+  moving = [i for i, x in enumerate(leaves) if _is_float(x)]
+  floats = [leaves[i] for i in moving]
+  num_params = len(jax.tree.leaves(params))
+
+  def step(params, floats, constants, rest, keys, inputs):
+    before = list(rest)
+    for i, x in zip(moving, floats, strict=True):
+      before[i] = x
+    emission, after = cell.step(
+      params, constants, tree.unflatten(before), keys, inputs
+    )
+    return [x for x in jax.tree.leaves(after) if _is_float(x)], emission
+
+  def backward(cotangents, params, floats, *data):
+    results, pull = jax.vjp(lambda *x: step(*x, *data), params, floats)
+    return pull(cotangents), results
+
+  data = constants, leaves, keys, inputs
+  plain, cotangents = program.read(step, params, floats, *data)
+  names = program.names(plain)
+  return _Traced(
+    init._replace(outs=init.outs[num_params:]),
+    program.read(backward, cotangents, params, floats, *data)[0],
+    num_params,
+    len(floats),
+    # What JAX calls 'hi' may be a custom_vjp, too; reverse mode does for all.
+    forward=not any(
+      name.startswith(('custom_vjp', 'call_hi_primitive')) for name in names
+    ),
+  )
+
+
+def _emitted(lines: program.Program, num_floats: int) -> np.ndarray | None:
+  """Int `[N]`: which floats of the state the emission is; None if it is not.
+
+  Args:
+    lines: a program whose last results are the float leaves of the state, and
+      behind them the emission.
+    num_floats: the number of these leaves.
+  """
+  makers = {out: line for line in lines.lines for out in line.outs}
+  labels, count = {}, 0
+
+  def label(atom):
+    """Int: equal for elements that are copies of one."""
+    nonlocal count
+    if isinstance(atom, int) and atom in labels:
+      return labels[atom]
+    line = makers.get(atom) if isinstance(atom, int) else None
+    if line is not None and line.name in operations.COPIES:
+      results = operations.copied(line, [label(x) for x in line.ins])
+      labels.update(zip(line.outs, results, strict=True))
+      return labels[atom]
+    shape = lines.shape(atom)
+    count += (size := int(np.prod(shape)))
+    result = np.arange(count - size, count, dtype=np.int32).reshape(shape)
+    if isinstance(atom, int):
+      labels[atom] = result
+    return result
+
+  *state, emission = [label(x) for x in lines.outs[-num_floats - 1 :]]
+  flat = [x for leaf in state for x in leaf.ravel().tolist()]
+  row = {x: i for i, x in enumerate(flat)}
+  rows = [row.get(x, -1) for x in emission.ravel().tolist()]
+  return None if -1 in rows else np.array(rows, int)
+
+
+def _merged(kinds: np.ndarray, kind: np.ndarray) -> Table:
+  """A table in which no two kinds are equal, and none is without a column."""
+  used, kind = np.unique(kind, return_inverse=True)
+  kinds, which = np.unique(kinds[used], axis=0, return_inverse=True)
+  return Table(kinds, which.ravel()[kind])
+
+
+def _check_real(**trees: interfaces.ArrayTree) -> None:
+  for name, tree in trees.items():
+    for path, x in jax.tree.leaves_with_path(tree):
+      if jnp.issubdtype(x.dtype, jnp.complexfloating):
+        raise ValueError(
+          f'{name}{jax.tree_util.keystr(path)} is complex; keep the real and '
+          'the imaginary part as two leaves.'
+        )
+
+
+def _is_float(x: jax.Array | jax.ShapeDtypeStruct) -> bool:
+  return jnp.issubdtype(x.dtype, jnp.floating)
+
+
+def within(step: Structure, order: int) -> Table:
+  """A table `[R, P]`: what a parameter reaches within `order` steps."""
+  num_states = step.recurrent.shape[1]
+  steps = step.recurrent.T.astype(np.float32)
+  reached = step.direct.kinds
   for _ in range(order - 1):
-    on = hops @ reached[:num_states].astype(np.float32) > 0
-    more = found.direct | on
+    on = reached[:, :num_states].astype(np.float32) @ steps > 0
+    more = step.direct.kinds | on
     if np.array_equal(more, reached):
       break
     reached = more
-  return reached
+  return _merged(reached, step.direct.kind)
 
 
-def groups(reached: np.ndarray, num_states: int) -> list[Group]:
+def groups(reached: Table, num_states: int) -> list[Group]:
   """All parameters that reach anything, by what they reach."""
-  kinds, which = np.unique(reached, axis=1, return_inverse=True)
+  counts = np.bincount(reached.kind, minlength=len(reached.kinds))
+  members = np.split(
+    np.argsort(reached.kind, kind='stable'), np.cumsum(counts)[:-1]
+  )
   sets: dict[tuple[int, int, int], list] = {}
-  for number, kind in enumerate(kinds.T):
-    params, rows = np.flatnonzero(which == number), np.flatnonzero(kind)
+  for kind, params in zip(reached.kinds, members, strict=True):
+    rows = np.flatnonzero(kind)
     size = int(np.sum(rows < num_states)), len(rows), len(params)
     if len(rows):  # the readout's reach none
       sets.setdefault(size, []).append((params, rows))
   return [
     Group(
-      params=np.stack([params for params, _ in members]),
-      rows=np.stack([rows for _, rows in members]),
+      params=np.stack([params for params, _ in alike]),
+      rows=np.stack([rows for _, rows in alike]),
       num_states=size[0],
     )
-    for size, members in sets.items()
+    for size, alike in sets.items()
   ]
 
 
-def colours(direct: np.ndarray) -> np.ndarray:
-  """Int `[R]`: rows of one colour share no parameter (greedily chosen).
+def colours(kinds: np.ndarray) -> np.ndarray:
+  """Int `[R]`: rows of one colour share no column (greedily chosen).
 
-  One backward pass a colour then gives the Jacobian `direct` [R, P] entry by
-  entry: each parameter's gradient comes from a single row.
+  One backward pass per colour then gives a Jacobian `[R, P]` entry by entry:
+  each column's entry comes from a single row.
+
+  Args:
+    kinds: bool `[C, R]`, the columns of the Jacobian's structure, each once.
   """
-  meets = direct.astype(np.float32) @ direct.T.astype(np.float32) > 0
-  chosen = np.zeros(len(direct), int)
-  for row in range(len(direct)):
+  meets = kinds.T.astype(np.float32) @ kinds.astype(np.float32) > 0
+  chosen = np.zeros(len(meets), int)
+  for row in range(len(meets)):
     taken = set(chosen[:row][meets[row, :row]])
     chosen[row] = next(c for c in range(row + 1) if c not in taken)
   return chosen

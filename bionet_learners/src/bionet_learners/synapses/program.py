@@ -163,6 +163,29 @@ def _opened(settings: dict[str, Any]) -> tuple[Any, Any]:
   raise TypeError(f'a call without a jaxpr: {sorted(settings)}')
 
 
+def names(program: Program) -> set[str]:
+  """The names of all primitives, those inside of lines among them."""
+  result = set()
+  for line in program.lines:
+    result.add(line.name)
+    for setting in line.settings.values():
+      for part in setting if isinstance(setting, tuple | list) else [setting]:
+        called = getattr(part, 'jaxpr', part)
+        if hasattr(called, 'eqns'):
+          result |= names(written_out(called, getattr(part, 'consts', ())))
+  return result
+
+
+def live(program: Program) -> list[Line]:
+  """The lines that the results depend on, in their order."""
+  used, lines = {o for o in program.outs if isinstance(o, int)}, []
+  for line in reversed(program.lines):
+    if used & set(line.outs):
+      used |= {i for i in line.ins if isinstance(i, int)}
+      lines.append(line)
+  return lines[::-1]
+
+
 def used_inputs(program: Program) -> list[bool]:
   """Which arguments the results depend on."""
   used = {o for o in program.outs if isinstance(o, int)}
