@@ -17,8 +17,8 @@ from jax import flatten_util
 
 from bionet_core import interfaces, unroll
 from bionet_core.cells import cores, spiking
-from bionet_learners import oracles, over_time
-from bionet_learners.influence import snap
+from bionet_learners import oracles
+from bionet_learners.influence import snap, steps
 from bionet_learners.reverse import bptt
 
 pytestmark = pytest.mark.oracle
@@ -55,7 +55,7 @@ def by_influence(cell, params, constants, batch):
   flat, unravel = flatten_util.ravel_pytree(params)
   keys = unroll.trial_keys(KEY, batch.index)
   begin = unroll.initial_state(cell, constants, KEY, batch.index)
-  num_states = over_time.rows(begin).shape[1]
+  num_states = steps.rows(begin, 1).shape[1]
 
   def trial(state, key, inputs, targets, mask):
     def advance(carry, now):
@@ -64,16 +64,16 @@ def by_influence(cell, params, constants, batch):
       noise = unroll.step_keys(key[None], t[None])
 
       def step(flat, row):
-        before = over_time.with_rows(state, row[None])
+        before = steps.with_rows(state, row[None])
         emission, after = cell.step(
           unravel(flat), constants, before, noise, inputs[None]
         )
-        rows = over_time.rows(after)[0], emission.ravel()
+        rows = steps.rows(after, 1)[0], emission.ravel()
         return jnp.concatenate(rows), (emission, after)
 
       (direct, through), (emission, after) = jax.jacrev(
         step, (0, 1), has_aux=True
-      )(flat, over_time.rows(state)[0])
+      )(flat, steps.rows(state, 1)[0])
       influence = direct + through @ influence
 
       def score(flat, emission):
