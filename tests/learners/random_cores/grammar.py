@@ -46,18 +46,6 @@ from tests.learners.random_cores import language, layers
 I, O = 3, 2
 
 
-class Layout(NamedTuple):
-  """The numbers of the sources of `language.Reach`."""
-
-  num_inputs: int
-  params: dict[str, tuple[int, tuple[int, ...]]]
-  states: dict[str, tuple[int, tuple[int, ...]]]
-  new_sources: dict[str, int]
-  products: int
-  num_products: int
-  num_sources: int
-
-
 class Core(NamedTuple):
   """A random core.
 
@@ -74,6 +62,7 @@ class Core(NamedTuple):
     constants: what `cell.init` returns as constants.
     unused: the parameters that change nothing.
     noisy: whether the step draws.
+    smooth: whether each derivative is that of the values, without jumps.
   """
 
   number: int
@@ -87,6 +76,7 @@ class Core(NamedTuple):
   constants: dict[str, np.ndarray]
   unused: tuple[str, ...]
   noisy: bool
+  smooth: bool
 
   @property
   def floats(self) -> dict[str, tuple[int, ...]]:
@@ -153,6 +143,7 @@ def draw(number: int) -> Core:
     constants=dict(draft.constants),
     unused=tuple(draft.unused),
     noisy=draft.noisy,
+    smooth=draft.smooth,
   )
 
 
@@ -171,10 +162,7 @@ def _stack(draft):
   forced = int(draft.rng.integers(num))  # the layer that has the feature
   if feature.startswith('emits'):
     forced = num - 1
-  kinds = [
-    draft.kind(feature if i == forced else None, alone=num == 1)
-    for i in range(num)
-  ]
+  kinds = [draft.kind(feature if i == forced else None) for i in range(num)]
   sizes = [
     4 if kind == 'block' else n for n, kind in zip(sizes, kinds, strict=True)
   ]
@@ -188,7 +176,7 @@ def _stack(draft):
   def program(ops):
     outs = []
     ops.fed_back = emit.before(ops)
-    for i, run in enumerate(drives):
+    for run in drives:
       outs.append(run(ops, outs))
     return emit.after(ops, outs)
 
@@ -223,6 +211,8 @@ def _hears(draft, i, kinds, sizes):
     late = how is not None or (draft.chance(0.3) and feature != 'skip')
     if late:  # what is heard without a derivative is heard a step later with it
       before(i - 1)
+    if how is not None:
+      draft.smooth = False
     if how is not None or not late:
       same(i - 1, how)
   if feature == 'skip' and i == 2:

@@ -1,4 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
+# ruff: noqa: D102 (operations that `Plain` documents are not documented anew)
 """The operations of a random core, and three ways to run a core's program.
 
 A program is a function `program(ops) -> emission`. It reads inputs, parameters,

@@ -7,6 +7,7 @@ parameters of the core, N units of the emission.
 """
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax import flatten_util
 
@@ -53,8 +54,6 @@ def windowed(
   leak: float | None = None,
   signal=None,
   kappa: float = 0.0,
-  forgotten=None,
-  border: Truth | None = None,
 ):
   """The rules with a trace: reverse mode in windows, traces across them.
 
@@ -65,11 +64,8 @@ def windowed(
     leak: replaces D in the traces; None: the local D.
     signal: `[T, B, N]`, dL_t/d emission; None: by the readout.
     kappa: of the filter on the emission.
-    forgotten: mutant: bool `[S]`, floats of the state that have no trace.
-    border: mutant: the steps that advance the traces.
   """
   steps = truth.steps
-  local = steps if border is None else border.steps
   by_state = {
     'cut': steps.cut_s,
     'exact': steps.exact_s,
@@ -90,11 +86,9 @@ def windowed(
       # The traces' part: what the emission hears of them, and they themselves.
       heard = by_state[t] @ trace + steps.exact_p[t]
       kept = kappa * kept + heard[:, num_states:]
-      decay = local.local_s[t][:, :num_states]
+      decay = steps.local_s[t][:, :num_states]
       decay = decay @ trace if leak is None else leak * trace
-      trace = decay + local.local_p[t][:, :num_states]
-      if forgotten is not None:
-        trace = trace * ~forgotten[:, None]
+      trace = decay + steps.local_p[t][:, :num_states]
       t += 1
   assert t == len(signal)
   return truth.tree(total)
@@ -195,7 +189,7 @@ def _weights(truth):
       for g, w in zip(cotangents, values, strict=True)
     ]
     flat, _ = flatten_util.ravel_pytree(
-      pull([jax.numpy.asarray(g) for g in parts])[0]
+      pull([jnp.asarray(g) for g in parts])[0]
     )
     return np.asarray(flat)
 
