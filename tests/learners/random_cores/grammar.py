@@ -205,7 +205,7 @@ def _hears(draft, i, kinds, sizes):
   if feature == 'tied_layers':  # heard through W, in `layers.tied`
     return heard
   if i > 0:
-    how = draft.pick((None, None, None, 'stop', 'one_hot'))
+    how = draft.pick((None, None, None, None, None, 'stop', 'one_hot'))
     if feature in ('hears_top_down', 'skip'):
       how = None
     late = how is not None or (draft.chance(0.3) and feature != 'skip')
