@@ -183,7 +183,7 @@ def cut_cell(core: grammar.Core, known: Paths) -> interfaces.Cell:
       more = run(stop(params), group, 1.0 - cut)
       result = jax.tree.map(
         lambda a, b: (
-          a + (b - stop(b)) if jnp.issubdtype(a, jnp.floating) else a
+          a + (b - stop(b)) if jnp.issubdtype(a.dtype, jnp.floating) else a
         ),
         result,
         more,

@@ -16,7 +16,7 @@ QUICK = {
   0: ('d_rtrl 1',),
   14: ('rtrl',),
   16: ('d_rtrl reverse',),
-  21: ('d_rtrl 1', 'bptt'),
+  21: ('d_rtrl 1',),
   23: ('pp_prop',),
 }
 """What runs by default: five cores, each under what it shows most of."""
