@@ -27,7 +27,7 @@ def rows(state: interfaces.ArrayTree, batch: int) -> jax.Array:
   leaves = [x for x in jax.tree.leaves(state) if _is_float(x)]
   if not leaves:
     return jnp.zeros((batch, 0))
-  dtype = jnp.result_type(jnp.float32, *leaves)
+  dtype = jnp.result_type(jnp.float32, *(x.dtype for x in leaves))
   return jnp.concatenate(
     [x.reshape(batch, -1).astype(dtype) for x in leaves], axis=1
   )
