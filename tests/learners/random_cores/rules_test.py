@@ -14,10 +14,10 @@ CUT = list(cases.RULES)[5:]
 
 QUICK = {
   0: ('d_rtrl 1',),
+  12: ('pp_prop',),
   14: ('rtrl',),
   16: ('d_rtrl reverse',),
-  21: ('d_rtrl 1',),
-  23: ('pp_prop',),
+  23: ('d_rtrl 1',),
 }
 """What runs by default: five cores, each under what it shows most of."""
 
