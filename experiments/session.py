@@ -24,7 +24,7 @@ from bionet_learners import base as learners
 from bionet_learners.training import checkpoints, ranges, writers
 from experiments import figures
 from experiments.judge import probes, scoring, table
-from experiments.runs import build, factories, records, saved, updates
+from experiments.runs import build, checks, factories, records, saved, updates
 from experiments.shell import commandline, signals, workdirs
 
 # Metrics that go to the files alone: a line of progress would become too long.
@@ -37,6 +37,7 @@ def train(
   probe: Sequence[str] = (),
   *,
   profile: bool = False,
+  check_credit: bool = True,
 ) -> None:
   """Trains a run to its end in its folder, as `experiments.train` does.
 
@@ -48,6 +49,8 @@ def train(
     path: the run's folder; where it holds the run already, the run goes on.
     probe: numbers of held-out trials to record at the end.
     profile: write a trace of one range of updates.
+    check_credit: check the credit that the rule gives to a cell that is not
+      built in, before the run begins or goes on.
   """
   workdir = pathlib.Path(path)
   with contextlib.ExitStack() as stack:
@@ -57,6 +60,8 @@ def train(
       stack.enter_context(workdirs.locked(workdir))
       status, notes = workdirs.find(workdir, config)
       if status != 'finished':
+        if check_credit and not factories.is_built_in(config.network.name):
+          _say(checks.check_credit(_for_credit(config, run)))
         state, first = saved.begin(config, run, workdir, _say)
       if status == 'nothing':
         workdirs.create(workdir, config, run.first.task.spec)
@@ -75,6 +80,20 @@ def train(
     f'{result["train"][metric]:.4f}; {result["wall_seconds"]:.1f} s'
   )
   print(f'wrote {workdir / "result.json"} and {workdir / "figures"}/')
+
+
+def _for_credit(config, run: records.Run) -> records.Run:
+  """The run with the rule that `checks.check_credit` needs.
+
+  The rule of the run may compute in bfloat16, or be hidden in copies.
+  """
+  config, stage = config.copy_and_resolve_references(), run.first
+  config.precision = ''
+  dynamics = factories.make_dynamics(config, stage.task)
+  rule = factories.make_rule(config, stage.task, dynamics, optax.identity())
+  if not isinstance(rule, learners.GradientRule):
+    rule = None
+  return run._replace(stages=(stage._replace(dynamics=dynamics, rule=rule),))
 
 
 def _train_or_end(config, run, workdir, state, first, **settings) -> dict:

@@ -23,7 +23,13 @@ def _main(argv: list[str]) -> None:
   config = flags.FLAGS.config
   if config is None or not _WORKDIR.value:
     commandline.refuse('--config and --workdir are needed (or --list).')
-  session.train(config, _WORKDIR.value, _PROBE.value, profile=_PROFILE.value)
+  session.train(
+    config,
+    _WORKDIR.value,
+    _PROBE.value,
+    profile=_PROFILE.value,
+    check_credit=_CHECK_CREDIT.value,
+  )
 
 
 if __name__ == '__main__':
@@ -40,6 +46,12 @@ if __name__ == '__main__':
   )
   _PROFILE = flags.DEFINE_bool(
     'profile', False, 'Write a JAX trace of one range of updates.'
+  )
+  _CHECK_CREDIT = flags.DEFINE_bool(
+    'check_credit',
+    True,
+    'Check, before the run, the credit that the rule gives to a cell that is '
+    'not built in.',
   )
   _LIST = flags.DEFINE_bool('list', False, 'List what is installed, and exit.')
   commandline.run(_main)

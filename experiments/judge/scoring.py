@@ -2,22 +2,16 @@
 """Scores of a learner on the evaluations of its task."""
 
 import functools
-import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
 import jax
-import jax.numpy as jnp
 
-from bionet_core import interfaces, unroll
+from bionet_core import interfaces
 from bionet_learners import base as learners
-from bionet_learners.training import writers
+from bionet_learners.training import scoring, writers
 from bionet_tasks import base as tasks
 from experiments.runs import records, updates
-
-_MAX_CHUNK = 1000  # trials predicted at once: bounds what a prediction takes
-
-Score = tuple[dict[str, float], jax.Array, interfaces.Trials]
 
 
 class Judged(NamedTuple):
@@ -55,77 +49,26 @@ def score(
   evaluation: tasks.Evaluation,
   sample_key: jax.Array,
   noise_key: jax.Array,
-) -> Score:
+) -> scoring.Score:
   """Scores one state: `make_score` for a single use."""
-  return make_score(learner, task, evaluation, sample_key, noise_key)(state)
+  return scoring.make_score(learner, task, evaluation, sample_key, noise_key)(
+    state
+  )
 
 
 def score_run(
   run: records.Run, state: learners.LearnerState, name: str = 'held_out'
-) -> Score:
+) -> scoring.Score:
   """Scores a state on an evaluation of its run: `scorer` for a single use."""
   return scorer(run, name)(state)
 
 
-def make_score(
-  learner: learners.Learner,
-  task: tasks.Task,
-  evaluation: tasks.Evaluation,
-  sample_key: jax.Array,
-  noise_key: jax.Array,
-) -> Callable[[learners.LearnerState], Score]:
-  """What predicts all trials of an evaluation and measures the predictions.
-
-  Trials are predicted in chunks of one size; metrics are those of all trials
-  together, so the chunks change nothing. Compiled at the first call only.
-
-  Args:
-    learner: the learner; its `predict` reads no targets.
-    task: gives the metrics.
-    evaluation: the trials.
-    sample_key: draws the trials.
-    noise_key: draws the noise of the trials.
-
-  Returns:
-    From the learner's state to the metrics as floats, the outputs `[T, B, O]`
-    and the trials.
-  """
-  total = evaluation.num_trials
-  num_chunks = math.ceil(total / _MAX_CHUNK)
-  chunk = math.ceil(total / num_chunks)
-
-  @jax.jit
-  def compiled(state):
-    trials = evaluation.sample(sample_key, jnp.arange(total))
-    timed = unroll.timed(trials)
-
-    def predict(index):
-      # The last chunk is filled up with copies of the last trial.
-      index = jnp.minimum(index, total - 1)
-      part = jax.tree.map(lambda x: x[:, index], timed)
-      return learner.predict(
-        state, noise_key, interfaces.Trials(index=trials.index[index], **part)
-      )
-
-    index = jnp.arange(num_chunks * chunk).reshape(num_chunks, chunk)
-    outputs = jnp.moveaxis(jax.lax.map(predict, index), 0, 1)
-    outputs = outputs.reshape(outputs.shape[0], -1, *outputs.shape[3:])
-    outputs = outputs[:, :total]
-    return task.metrics(outputs, trials), outputs, trials
-
-  def scored(state):
-    metrics, outputs, trials = compiled(state)
-    return {k: float(v) for k, v in metrics.items()}, outputs, trials
-
-  return scored
-
-
 def scorer(
   run: records.Run, name: str = 'held_out'
-) -> Callable[[learners.LearnerState], Score]:
+) -> Callable[[learners.LearnerState], scoring.Score]:
   """The `make_score` of an evaluation of the task that judges a run."""
   stage = run.first
-  return make_score(
+  return scoring.make_score(
     stage.learner,
     stage.task,
     stage.task.evaluations[name],
@@ -139,7 +82,7 @@ def judge(
   state: learners.LearnerState,
   update: int,
   rows: Sequence[writers.Row],
-  held_out: Callable[[learners.LearnerState], Score] | None = None,
+  held_out: Callable[[learners.LearnerState], scoring.Score] | None = None,
 ) -> Judged:
   """Judges a state on every evaluation, beside the untrained one.
 

@@ -64,17 +64,22 @@ def build(config: ml_collections.ConfigDict) -> records.Run:
     )
     for stage in stages
   ]
-  for name, stage, (before, state) in zip(
-    sorted(config.stages), stages[1:], itertools.pairwise(states), strict=True
+  for name, stage_config, stage, (before, state) in zip(
+    sorted(config.stages),
+    configs[1:],
+    stages[1:],
+    itertools.pairwise(states),
+    strict=True,
   ):
-    checks.check_goes_on(name, stage, state, before)
+    keys = {**factories.learner_keys(stage_config), **restarts.KEYS}
+    checks.check_goes_on(name, stage, state, before, keys)
   return records.Run(tuple(stages), config.devices)
 
 
 def _build_stage(config, task, number, span, total) -> records.Stage:
   """A stage of the updates of `span` in a run of `total` updates."""
   start, end = span
-  keys = records.make_keys(config.seed, number)
+  keys = records.stage_keys(config.seed, number)
   example = _example(task, config.batch_size)
   dynamics = factories.make_dynamics(config, task)
   optimizer = _make_optimizer(config, dynamics, keys, example, total)
@@ -90,7 +95,8 @@ def _build_stage(config, task, number, span, total) -> records.Stage:
     )
 
   learner = learner_of(rule, learners.ONE)
-  checks.check_learner(learner, task, keys, example)
+  with sections.named_in(factories.learner_keys(config)):
+    checks.check_learner(learner, task, keys, example)
   if config.devices > 1:
     devices = parallel.devices(config.devices)
     many = factories.make_rule_on(

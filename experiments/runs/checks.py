@@ -2,6 +2,7 @@
 """What can be wrong with a run, looked for before anything is compiled."""
 
 import math
+from collections.abc import Mapping
 
 import jax
 import jax.numpy as jnp
@@ -9,9 +10,12 @@ import ml_collections
 
 from bionet_core import interfaces
 from bionet_learners import base as learners
-from bionet_learners.training import checkpoints, stopping
+from bionet_learners import testing
+from bionet_learners.training import checkpoints, notebook, stopping
 from bionet_tasks import base as tasks
-from experiments.runs import records
+from experiments.runs import records, sections
+
+_MAX_CREDIT_TRIALS = 4
 
 
 def check_numbers(config: ml_collections.ConfigDict) -> None:
@@ -30,11 +34,9 @@ def check_numbers(config: ml_collections.ConfigDict) -> None:
       f'learner.every is {every}; it must be 0 (at the end of the trials) or '
       'more.'
     )
-  stopping.EarlyStopping(
-    'the main metric',
-    patience=config.early_stopping.patience,
-    min_delta=config.early_stopping.min_delta,
-  ).check()
+  early = {k: config.early_stopping[k] for k in ('patience', 'min_delta')}
+  with sections.named_in(sections.keys_of('early_stopping', early)):
+    stopping.EarlyStopping('the main metric', **early).check()
   _check_finite('', config.to_dict())
   if not 0 <= config.seed < 2**32:
     raise ValueError(
@@ -53,7 +55,7 @@ def _check_finite(path: str, settings: dict) -> None:
 def check_learner(
   learner: learners.Learner,
   task: tasks.Task,
-  keys: records.Keys,
+  keys: notebook.RunKeys,
   example: interfaces.Trials,
 ) -> None:
   """Traces an update and every evaluation, and looks at the first batch.
@@ -97,6 +99,7 @@ def check_goes_on(
   stage: records.Stage,
   state: learners.LearnerState,
   before: learners.LearnerState,
+  keys: Mapping[str, str],
 ) -> None:
   """Raises ValueError unless a stage can go on from the stage before.
 
@@ -105,12 +108,14 @@ def check_goes_on(
     stage: the stage.
     state: the shapes of its own first state.
     before: the shapes of the state that it goes on from.
+    keys: the config's keys of the learner's arguments.
   """
   checkpoints.check_like(
     state.params, before.params, f'stages.{name} has other parameters: '
   )
   try:
-    shared = jax.eval_shape(stage.learner.take_over, before.rule_state.shared)
+    with sections.named_in(keys):
+      shared = jax.eval_shape(stage.learner.take_over, before.rule_state.shared)
   except ValueError as error:
     raise ValueError(f'stages.{name}: {error}') from error
   checkpoints.check_like(
@@ -123,3 +128,34 @@ def check_goes_on(
     before.opt_state,
     f'stages.{name}: the optimizer keeps another state: ',
   )
+
+
+def check_credit(run: records.Run) -> str:
+  """Holds the rule of a run's first stage against the gradient of its loss.
+
+  Meant for a cell that the project does not test: how a rule reads the step of
+  a cell decides which credit its synapses get, and a step that the rule
+  misreads would train without an error.
+
+  Args:
+    run: its rule is on one device, its cell without a policy of precision,
+      for the check computes in float64.
+
+  Returns:
+    One line: what is checked, or why nothing is.
+
+  Raises:
+    AssertionError: naming the law that the rule breaks.
+  """
+  stage = run.first
+  cell, rule, task = stage.dynamics, stage.rule, stage.task
+  if rule is None or not isinstance(cell, interfaces.Cell):
+    return 'credit not checked: only rules on cells give credit over time.'
+  # A population loss needs its whole batch; any trial has a loss of the other
+  # kind, and few of them keep the check short.
+  num_trials = stage.batch_size
+  if task.spec.loss_kind == 'per_trial':
+    num_trials = min(num_trials, _MAX_CREDIT_TRIALS)
+  trials = task.sample(stage.keys.data, jnp.arange(num_trials), num_trials)
+  check = testing.check_credit  # pyright: ignore[reportAttributeAccessIssue]
+  return check(cell, task.loss, rule, trials)

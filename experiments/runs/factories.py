@@ -61,7 +61,7 @@ def make(
   parameters = [*inspect.signature(factory).parameters]
   handed = {k: v for k, v in handed.items() if k in parameters}
   sections.check_keywords(factory, section, settings['name'], keywords, handed)
-  with sections.named_in(section, parameters[len(args) :]):
+  with sections.named_in(sections.keys_of(section, parameters[len(args) :])):
     return factory(*args, **keywords, **handed)
 
 
@@ -93,7 +93,8 @@ def make_dynamics(
     f'network {config.network.name!r}',
   )
   if config.precision:
-    dynamics = precision.with_policy(dynamics, config.precision)
+    with sections.named_in({'policy': 'precision'}):
+      dynamics = precision.with_policy(dynamics, config.precision)
   return dynamics
 
 
@@ -197,7 +198,7 @@ def make_learner(
           f'rules alone; {config.learner.name!r} is a learner of its own.'
         )
     return rule
-  with sections.named_in('learner', SCHEDULE):
+  with sections.named_in(sections.keys_of('learner', SCHEDULE)):
     return learners.descend(
       rule,
       optimizer,
@@ -207,12 +208,33 @@ def make_learner(
     )
 
 
+def learner_keys(config: ml_collections.ConfigDict) -> dict[str, str]:
+  """`{argument: key}` of all that `config.learner` may set.
+
+  For the errors that a learner raises after its factory has returned: that an
+  argument does not fit a cell is known when the rule is traced.
+  """
+  factory = _learner_factory(config.learner)
+  _, _, *parameters = inspect.signature(factory).parameters
+  settings = [name for name in parameters if name not in HANDED]
+  return sections.keys_of('learner', [*settings, *SCHEDULE])
+
+
+def is_built_in(network: str) -> bool:
+  """Whether the project itself has the cell or network of this name."""
+  return any(
+    network in BUILTIN[group] for group in ('bionet.cells', 'bionet.networks')
+  )
+
+
 def takes(learner: ml_collections.ConfigDict, parameter: str) -> bool:
   """Whether the factory that a learner's section names has a parameter."""
-  factory = plugins.load(
-    'bionet.learners', learner.name, BUILTIN['bionet.learners']
-  )
-  return parameter in inspect.signature(factory).parameters
+  return parameter in inspect.signature(_learner_factory(learner)).parameters
+
+
+def _learner_factory(learner: ml_collections.ConfigDict) -> Callable:
+  group = 'bionet.learners'
+  return plugins.load(group, learner.name, BUILTIN[group])
 
 
 def dynamics_group(name: str) -> str:

@@ -9,28 +9,10 @@ import jax
 
 from bionet_core import interfaces
 from bionet_learners import base as learners
+from bionet_learners.training import notebook
 from bionet_tasks import base as tasks
 
-_RUN = 0x72756E  # folded into every key of a run: 'run'
 _STAGE = 0x73746167  # folded into the keys of a later stage: 'stag'
-
-
-class Keys(NamedTuple):
-  """A run's PRNG keys, one per role; all follow from the seed.
-
-  Attributes:
-    init: parameters, and what a rule draws once.
-    data: training trials.
-    noise: the noise of training trials, in dynamics and rules.
-    held_out: trials of evaluations.
-    held_out_noise: the noise of those trials.
-  """
-
-  init: jax.Array
-  data: jax.Array
-  noise: jax.Array
-  held_out: jax.Array
-  held_out_noise: jax.Array
 
 
 class Stage(NamedTuple):
@@ -54,7 +36,7 @@ class Stage(NamedTuple):
   dynamics: interfaces.Cell | interfaces.RelaxationNetwork
   rule: learners.GradientRule | None
   learner: learners.Learner
-  keys: Keys
+  keys: notebook.RunKeys
   batch_size: int
   start: int
   num_updates: int
@@ -114,19 +96,17 @@ class Run(NamedTuple):
     return self.last
 
 
-def make_keys(seed: int, stage: int = 0) -> Keys:
+def stage_keys(seed: int, stage: int) -> notebook.RunKeys:
   """The keys of a stage of the run with this seed.
 
-  No key equals a key that a task makes of the same seed. Stages number their
-  trials from 0, so a later stage draws trials and noise under other keys; its
-  evaluations are those of the first stage.
+  Stages number their trials from 0, so a later stage draws trials and noise
+  under other keys; its evaluations are those of the first stage.
 
   Args:
     seed: the run's seed.
     stage: the number of the stage, from 0.
   """
-  root = jax.random.fold_in(jax.random.key(seed), _RUN)
-  keys = Keys(*jax.random.split(root, len(Keys._fields)))
+  keys = notebook.run_keys(seed)
   if not stage:
     return keys
   return keys._replace(

@@ -10,6 +10,9 @@ from bionet_learners import replicas
 from bionet_tasks import base as tasks
 from experiments.runs import sections
 
+KEYS = sections.keys_of('restarts', ('count', 'validate_every', 'active'))
+"""The config's keys of the arguments of `replicas.restarts`."""
+
 _VALIDATION = 0x76616C69  # folded into the keys of validation draws: 'vali'
 
 
@@ -66,7 +69,7 @@ def with_restarts(
       scores.append(value if up else -value)
     return jnp.min(jnp.stack(scores))
 
-  with sections.named_in('restarts', ('count', 'validate_every', 'active')):
+  with sections.named_in(KEYS):
     return replicas.restarts(
       learner,
       settings.count,

@@ -7,7 +7,7 @@ import inspect
 import math
 import re
 import types
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 
 import ml_collections
 
@@ -126,16 +126,21 @@ def check_keywords(
       )
 
 
+def keys_of(section: str, arguments: Iterable[str]) -> dict[str, str]:
+  """`{argument: key}` for arguments that a section of the config gives."""
+  return {argument: f'{section}.{argument}' for argument in arguments}
+
+
 @contextlib.contextmanager
-def named_in(section: str, arguments: Collection[str]) -> Iterator[None]:
+def named_in(keys: Mapping[str, str]) -> Iterator[None]:
   """Inside, an error about an argument names the config's key.
 
   A library says `window=0: ...` of its argument; a user of a config wrote
-  `learner.window=0` and reads that. Messages that begin otherwise stay.
+  `learner.window=0` and reads that. Of an argument that is a mapping a library
+  says `settings.std=1: ...`. Messages that begin otherwise stay.
 
   Args:
-    section: the config's section, which gave the arguments.
-    arguments: their names.
+    keys: the config's key of each argument, e.g. from `keys_of`.
 
   Raises:
     KeyError, TypeError, ValueError: as raised inside.
@@ -144,9 +149,11 @@ def named_in(section: str, arguments: Collection[str]) -> Iterator[None]:
     yield
   except (KeyError, TypeError, ValueError) as error:
     text = error.args[0] if error.args else None
-    named = re.match(r'(\w+)=', text) if isinstance(text, str) else None
-    if named and named[1] in arguments:
-      error.args = (f'{section}.{text}', *error.args[1:])
+    pattern = r'(\w+)[.\w]*='
+    named = re.match(pattern, text) if isinstance(text, str) else None
+    if named and named[1] in keys:
+      text = keys[named[1]] + text[named.end(1) :]
+      error.args = (text, *error.args[1:])
     raise
 
 

@@ -7,9 +7,10 @@ from collections.abc import Callable, Mapping, Sequence
 import numpy as np
 from scipy import stats
 
+from bionet_learners.training import notebook
 from bionet_tasks import base as tasks
 from experiments.judge import scoring
-from experiments.runs import build, records, updates
+from experiments.runs import build, updates
 
 
 def held_out(
@@ -56,7 +57,7 @@ def arrays(task: tasks.Task):
   """Inputs and classes of a finite static task: training, then held out."""
   data = scoring.on_training_trials(task, 1)  # alike for any batch size
   for evaluation in (data, task.evaluations['held_out']):
-    keys = records.make_keys(0)
+    keys = notebook.run_keys(0)
     trials = evaluation.sample(keys.data, np.arange(evaluation.num_trials))
     yield np.asarray(trials.inputs[0], float), np.asarray(trials.targets[0])
 

@@ -29,6 +29,7 @@ import numpy as np
 import optax
 import pytest
 
+from bionet_learners import testing
 from bionet_learners.training import (
   checkpoints,
   learner,
@@ -36,6 +37,7 @@ from bionet_learners.training import (
   ranges,
   writers,
 )
+from bionet_learners.training import scoring as learner_scoring
 from bionet_tasks.static import prototypes
 from experiments import session
 from experiments.configs import compose, memory
@@ -163,7 +165,7 @@ def hollow(monkeypatch, no_figures):
     return {'accuracy': accuracy, 'loss': 1.0}, None, trials
 
   monkeypatch.setattr(updates, 'make_advance_between', lambda _: advance)
-  monkeypatch.setattr(scoring, 'make_score', lambda *_: score)
+  monkeypatch.setattr(learner_scoring, 'make_score', lambda *_: score)
   return accuracies
 
 
@@ -623,7 +625,7 @@ def test_chunks_of_an_evaluation_change_nothing(monkeypatch):
   run = build.build(_config('copying'))
   state = updates.init(run)
   held_out = run.first.task.evaluations['held_out']
-  monkeypatch.setattr(scoring, '_MAX_CHUNK', 7)  # 7 + 7 + 6, filled up
+  monkeypatch.setattr(learner_scoring, '_MAX_CHUNK', 7)  # 7 + 7 + 6, filled up
   scores, outputs, trials = scoring.score(
     run.first.learner,
     state,
@@ -658,7 +660,7 @@ def test_a_loss_that_is_not_finite_stops_the_run(split, tmp_path, monkeypatch):
     return {'accuracy': 0.5, 'loss': loss}, None, None
 
   monkeypatch.setattr(updates, 'make_advance_between', lambda _: advance)
-  monkeypatch.setattr(scoring, 'make_score', lambda *_: score)
+  monkeypatch.setattr(learner_scoring, 'make_score', lambda *_: score)
   where = {
     'train': r'update 4 \(of the updates 4 to 4\): loss is nan',
     'eval': 'the evaluation after update 3: loss is inf',
@@ -791,6 +793,113 @@ def test_a_run_that_diverges_ends_in_one_line(
   assert all(np.all(np.isfinite(x)) for x in jax.tree.leaves(_state(workdir)))
 
 
+CELLS = """\
+from bionet_core.cells import cores
+from bionet_core.relaxation import asymmetric
+
+
+def cell(spec, *, hidden: int = 4):
+  return cores.gru(spec, hidden=hidden)
+
+
+def network(spec, *, hidden: int = 4):
+  return asymmetric.asymmetric(spec, hidden=hidden)
+"""
+
+
+@pytest.fixture
+def credit(tmp_path, monkeypatch, hollow):
+  """The calls of the check, which finds no fault; the module is CELLS."""
+  (tmp_path / 'cells_of_train.py').write_text(CELLS)
+  monkeypatch.syspath_prepend(tmp_path)
+  calls = mock.Mock(return_value='credit checked')
+  monkeypatch.setattr(testing, 'check_credit', calls, raising=False)
+  return calls
+
+
+def _composed(choice, **settings):
+  config = compose.get_config(choice)
+  variant = copying_config._VARIANTS['smoke']
+  sizes = {k: v for k, v in variant.items() if '.' not in k}
+  config.update_from_flattened_dict({**sizes, **settings})
+  return config
+
+
+@pytest.mark.parametrize(
+  'settings',
+  [{}, {'precision': 'bfloat16'}, {'restarts.count': 2}],
+  ids=['plain', 'precision', 'restarts'],
+)
+def test_credit_is_checked_on_a_cell_of_others(
+  settings, credit, tmp_path, start, capsys
+):
+  """Truth: the rule's kind, the shapes, float32; printed before the run.
+
+  Mutants: the rule in bfloat16, and the rule hidden in copies.
+  """
+  config = _composed('copying,cells_of_train:cell,bptt', **settings)
+  if 'restarts.count' in settings:
+    config.restarts.validate_every = 2
+  start(config, tmp_path / 'run')
+  [((cell, loss, rule, trials), keywords)] = credit.call_args_list
+  assert not keywords
+  assert trials.inputs.shape[1] == 4
+  params, constants = cell.init(jax.random.key(0), trials.inputs[0])
+  state = rule.init(jax.random.key(0), params, constants, trials)
+  found, _ = jax.eval_shape(
+    rule.estimate, params, constants, state, jax.random.key(0), trials
+  )
+  assert jax.tree.structure(found.gradient) == jax.tree.structure(params)
+  dtypes = {str(x.dtype) for x in jax.tree.leaves((params, found))}
+  assert dtypes == {'float32'}
+  outputs = jnp.zeros((*trials.targets.shape[1:], 8))
+  value, _ = loss(outputs, trials.targets[0], jnp.ones(4))
+  assert value == pytest.approx(math.log(8))  # of 8 classes, all alike
+  lines = capsys.readouterr().out.splitlines()
+  assert lines[0] == 'credit checked'
+  assert lines[1].startswith('copying: bptt on cells_of_train:cell')
+
+
+def test_wrong_credit_ends_in_one_line(credit, tmp_path, start, capsys):
+  """Truth: the law's words, status 2, no folder; then a run without a check."""
+  config = _composed('copying,cells_of_train:cell,bptt')
+  credit.side_effect = AssertionError('gradient of w:\n  0.2 is not 0.3')
+  with pytest.raises(SystemExit) as end:
+    start(config, tmp_path / 'run')
+  assert end.value.code == 2
+  out, error = capsys.readouterr()
+  assert error == 'error: gradient of w: 0.2 is not 0.3\n' and not out
+  assert not (tmp_path / 'run').exists()
+  start(config, tmp_path / 'run', check_credit=False)
+  assert credit.call_count == 1
+  start(config, tmp_path / 'run')  # it is finished
+  assert credit.call_count == 1
+
+
+def test_credit_of_what_is_built_in_is_not_checked(credit, tmp_path, start):
+  """Truth: no call; the project's tests check its cells."""
+  start(_config('copying'), tmp_path / 'copying')
+  start(_config('prototypes'), tmp_path / 'prototypes')
+  assert not credit.call_count
+
+
+@pytest.mark.parametrize(
+  'choice',
+  [
+    'copying,cells_of_train:cell,open_es',
+    'prototypes,cells_of_train:network,local_plasticity',
+  ],
+)
+def test_what_gives_no_credit_over_time_says_so(
+  choice, credit, tmp_path, start, capsys
+):
+  """Truth: the words; a population and a network of others still train."""
+  start(_composed(choice), tmp_path / 'run')
+  assert not credit.call_count
+  first, *_ = capsys.readouterr().out.splitlines()
+  assert first.startswith('credit not checked: ')
+
+
 def _short():
   """Copying with a checkpoint at every other of six borders."""
   config = _config('copying')
@@ -907,7 +1016,7 @@ def best(tmp_path, monkeypatch, no_figures):
   config = _config('copying')
   config.num_updates, config.log_every, config.eval_every = 12, 3, 3
   config.checkpoint_every, config.keep_last, config.keep_best = 0, 1, True
-  make_score = scoring.make_score
+  make_score = learner_scoring.make_score
 
   def made(*args):
     real = make_score(*args)
@@ -920,7 +1029,7 @@ def best(tmp_path, monkeypatch, no_figures):
     return score
 
   with monkeypatch.context() as patch:
-    patch.setattr(scoring, 'make_score', made)
+    patch.setattr(learner_scoring, 'make_score', made)
     _run(config, tmp_path)
   return tmp_path
 

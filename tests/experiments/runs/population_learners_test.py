@@ -172,9 +172,19 @@ def _members(size):
 @pytest.mark.parametrize(
   'name, first, changes, message',
   [
-    ('evolution', {}, [_members(8)], 'b: .* is 8, .* before has 6 members'),
-    ('evolution', {}, [_members(4), _members(6)], 'c: .* before has 4 members'),
-    ('evolution', {}, [_COPIES], 'b: .* has no copies'),
+    (
+      'evolution',
+      {},
+      [_members(8)],
+      'b: learner.population_size=8: .* at most the 6 ',
+    ),
+    (
+      'evolution',
+      {},
+      [_members(4), _members(6)],
+      'c: learner.population_size=6: .* the 4 ',
+    ),
+    ('evolution', {}, [_COPIES], 'b: restarts.count=2: .* has no copies'),
     ('evolution', _COPIES, [{'restarts': {'count': 1}}], 'b: .* no population'),
     ('evosax', {}, [_members(8)], 'b: what the learner remembers'),
   ],

@@ -68,6 +68,8 @@ def test_an_error_keeps_its_type_and_what_it_holds(third):
   ('arguments', 'text', 'read'),
   [
     (['window'], 'window=0: no.', 'learner.window=0: no.'),
+    (['settings'], 'settings.std=1: no.', 'learner.settings.std=1: no.'),
+    (['std'], 'settings.std=1: no.', 'settings.std=1: no.'),
     (['window'], 'windows=0: no.', 'windows=0: no.'),
     (['window'], 'window is 0.', 'window is 0.'),
     (['window'], 'learner.window is 0.', 'learner.window is 0.'),
@@ -80,10 +82,19 @@ def test_other_messages_stay(arguments, text, read):
   """Truth: by hand; the message must begin with an argument and `=`."""
   with (
     pytest.raises(ValueError) as error,
-    sections.named_in('learner', arguments),
+    sections.named_in(sections.keys_of('learner', arguments)),
   ):
     raise ValueError(text)
   assert error.value.args == (read,)
+
+
+def test_an_argument_may_have_another_key():
+  """Truth: the policy of a cell is the config's `precision`."""
+  with (
+    pytest.raises(ValueError, match=r'^precision=3: no policy\.$'),
+    sections.named_in({'policy': 'precision'}),
+  ):
+    raise ValueError('policy=3: no policy.')
 
 
 def test_what_the_run_hands_in_is_no_setting():

@@ -30,6 +30,9 @@ WORKDIR = '--workdir=TMP/run'
 THIRD = """\
 import dataclasses
 
+import jax.numpy as jnp
+
+from bionet_core.cells import cores
 from bionet_core.relaxation import layer_map, layers, orchestrator
 from bionet_learners.local import local_plasticity
 from bionet_learners.reverse import bptt
@@ -61,6 +64,23 @@ def misfiltered(network, loss=None, *, sweeps: int = 2):
     return network.settle(*args, messages='forwards', **kwargs)
 
   return local_plasticity.local_plasticity(network._replace(settle=settle))
+
+
+def projected(spec, *, hidden: int = 4):
+  cell = cores.vanilla_rnn(spec, hidden=hidden)
+
+  def init(key, inputs):
+    params, constants = cell.init(key, inputs)
+    return {'cell': params, 'q': jnp.eye(hidden)}, constants
+
+  def step(params, constants, *args):
+    emission, state = cell.step(params['cell'], constants, *args)
+    return emission @ params['q'], state
+
+  def readout(params, constants, emission):
+    return cell.readout(params['cell'], constants, emission)
+
+  return cell._replace(init=init, step=step, readout=readout)
 
 
 def hiding(spec, **settings):
@@ -109,6 +129,23 @@ def unmeasured():
   return task._replace(spec=spec)
 """
 
+# The fork of a case alone imports it.
+MISCREDITED = """\
+from bionet_core.cells import cores
+from bionet_learners import testing
+
+
+def cell(spec, *, hidden: int = 4):
+  return cores.gru(spec, hidden=hidden)
+
+
+def check_credit(*args, **kwargs):
+  raise AssertionError('credit: 0.2 is not\\n 0.3')
+
+
+testing.check_credit = check_credit
+"""
+
 # name: (arguments beside --workdir, words that the line must contain)
 TRAIN = {
   'unknown key': (
@@ -149,7 +186,7 @@ TRAIN = {
   ),
   'p_noise': (
     [PROTOTYPES, '--config.task.p_noise=.6'],
-    ['task.p_noise is 0.6', 'below 0.5'],
+    ['task.p_noise=0.6: must be', 'below 0.5'],
   ),
   'batch larger than the data': (
     [PROTOTYPES, '--config.batch_size=201'],
@@ -229,15 +266,15 @@ TRAIN = {
   'no devices': ([COPYING, '--config.devices=0'], ['devices is 0']),
   'negative patience': (
     [COPYING, '--config.early_stopping.patience=-1'],
-    ['patience is -1', '0 or more'],
+    ['early_stopping.patience=-1: must be 0 or more'],
   ),
   'negative least improvement': (
     [COPYING, '--config.early_stopping.min_delta=-.5'],
-    ['min_delta -0.5', '0 or more'],
+    ['early_stopping.min_delta=-0.5: must be 0 or more'],
   ),
   'least improvement that is no number': (
     [COPYING, '--config.early_stopping.min_delta=nan'],
-    ['min_delta', 'nan'],
+    ['early_stopping.min_delta=nan: must be 0 or more'],
   ),
   'checkpoint_every': (
     [COPYING, '--config.checkpoint_every=-1'],
@@ -253,18 +290,22 @@ TRAIN = {
   ),
   'precision that is no policy': (
     [COPYING, '--config.precision=bfloat17'],
-    ["precision is 'bfloat17'", 'a policy such as', 'compute=bfloat16'],
+    ["precision='bfloat17': must be a policy such as", 'compute=bfloat16'],
   ),
   'precision of no known type': (
     [COPYING, '--config.precision=params=float32,compute=float9,output=float9'],
-    ["precision is 'params=float32,compute=float9", 'must be a policy'],
+    ["precision='params=float32,compute=float9,", 'must be a policy'],
   ),
   'precision that needs loss scaling': (
     [
       COPYING,
       '--config.precision=params=float32,compute=float16,output=float32',
     ],
-    ['float16 needs loss scaling', 'bfloat16'],
+    [
+      "precision='params=float32,compute=float16,output=float32': must not",
+      'loss scaling',
+      'bfloat16',
+    ],
   ),
   'init_from where nothing is': (
     [COPYING, '--config.init_from=TMP/nothing'],
@@ -315,7 +356,7 @@ TRAIN = {
   ),
   'seed of the task': (
     [PROTOTYPES, '--config.task.seed=-1'],
-    ['task.seed is -1', '2**32'],
+    ['task.seed=-1: must be', '2**32'],
   ),
   'rule with another tree': (
     [COMPOSE + 'copying,gru,third:wrong_tree'],
@@ -339,13 +380,32 @@ TRAIN = {
   ),
   'setting of a strategy': (
     [COMPOSE + 'copying,gru,evosax', '--config.learner.settings={"std": 1}'],
-    ['learner.settings.std is no setting of CMA_ES', 'std_init'],
+    ['learner.settings.std=1: must be a setting of CMA_ES', 'std_init'],
   ),
   'log_every': ([COPYING, '--config.log_every=0'], ['log_every is 0']),
   'eval_every': ([COPYING, '--config.eval_every=-1'], ['eval_every is -1']),
   'batch_size': ([COPYING, '--config.batch_size=0'], ['batch_size is 0']),
+  'batch of no whole groups': (
+    [
+      COMPOSE + 'cell_fate,tissue,bptt',
+      '--config.task.num_groups=2',
+      '--config.batch_size=5',
+    ],
+    ['error: batch_size=5: must be a multiple of'],
+  ),
   'every': ([COPYING, '--config.learner.every=-1'], ['learner.every is -1']),
-  'hidden': ([COPYING, '--config.network.hidden=0'], ['network.hidden is 0']),
+  'hidden': (
+    [COPYING, '--config.network.hidden=0'],
+    ['network.hidden=0: must be at least 1'],
+  ),
+  'a setting that does not fit the cell': (
+    [
+      COMPOSE + 'copying,third:projected,e_prop',
+      '--config.learner.kappa=.5',
+      '--config.learner.window=2',
+    ],
+    ['error: learner.kappa=0.5: ', 'Set kappa to 0'],
+  ),
   'seed beyond 32 bits': (
     [COPYING, '--config.seed=99999999999999999999'],
     ['seed is 99999999999999999999', '2**32'],
@@ -380,7 +440,19 @@ TRAIN = {
   ),
   'unknown message filter': (
     [COMPOSE + 'digits,asymmetric,third:misfiltered'],
-    ["message filter 'forwards'", "Did you mean 'forward'?"],
+    ["messages='forwards': must be", "Did you mean 'forward'?"],
+  ),
+  'credit that is wrong': (
+    [COMPOSE + 'copying,miscredited:cell,bptt'],
+    ['error: credit: 0.2 is not 0.3'],
+  ),
+  'credit that is not checked': (  # what comes behind the check is wrong
+    [
+      COMPOSE + 'copying,miscredited:cell,bptt',
+      '--nocheck_credit',
+      '--config.init_from=TMP/bare',
+    ],
+    ['TMP/bare has no checkpoint'],
   ),
   'factory that hides its settings': (
     [COMPOSE + 'copying,third:hiding,bptt'],
@@ -531,6 +603,7 @@ def folder(tmp_path_factory):
   """What stands there before any case runs."""
   folder = tmp_path_factory.mktemp('bad_input')
   (folder / 'third.py').write_text(THIRD)
+  (folder / 'miscredited.py').write_text(MISCREDITED)
   (folder / 'unimportable.py').write_text('import not_there_at_all\n')
   (folder / 'broken_config.py').write_text('def get_config(:\n')
   (folder / 'file').write_text('a regular file\n')
@@ -633,7 +706,7 @@ def test_one_line_says_what_is_wrong(name, start, folder):
   ('arguments', 'word'),
   [
     ([COPYING, '--config.batch_sizes=3'], 'Did you mean "batch_size"'),
-    ([PROTOTYPES, '--config.task.p_noise=.6'], 'task.p_noise is 0.6'),
+    ([PROTOTYPES, '--config.task.p_noise=.6'], 'task.p_noise=0.6: must be'),
   ],
 )
 def test_as_a_user_starts_it(arguments, word, tmp_path):
