@@ -101,14 +101,16 @@ class Credit:
     leaf = self._renewed.get(number)
     if leaf is None or not (self._probed or self._leak is not None):
       return
+    group = self._structure.groups[leaf]
     stream = self._streams.setdefault(number, {})
-    stream.pop(self._structure.groups[leaf], None)
+    # What other variables of the unit do to this one within the step is a part
+    # of its own trace, and ends here with the rest of the group's credit.
+    stream.pop(group, None)
     old = self._given[self._structure.read.layout.states[leaf]]
     if self._leak is not None and moves(old):
-      stream[self._structure.groups[leaf]] = self._leak * old
+      stream[group] = self._leak * old
     if self._probed and moves(self._probes[leaf]):
-      probe = self._probes[leaf]
-      stream[_REST] = stream[_REST] + probe if _REST in stream else probe
+      stream[group] = self._probes[leaf]
 
 
 def moves(tangent: Any) -> bool:

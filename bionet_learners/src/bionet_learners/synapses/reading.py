@@ -97,9 +97,9 @@ def read(
   args = (params, constants, state, keys, inputs)
   steps, layout = _trace(cell, args)
   kinds, sources = _kinds(steps, layout)
-  alone = [isinstance(o, int) and kinds[o] == LEARNED for o in layout.after]
-  if any(alone):
-    steps, layout = _trace(_met_by_data(cell, layout, alone), args)
+  shared = _without_a_line(steps, layout, kinds)
+  if any(shared):
+    steps, layout = _trace(_with_a_line(cell, layout, shared), args)
     kinds, sources = _kinds(steps, layout)
   body = [line for line in steps.lines if kinds[line.outs[0]] == DATA]
   read_there = {i for line in body for i in line.ins if isinstance(i, int)}
@@ -150,11 +150,27 @@ def _trace(cell, args) -> tuple[program.Program, Layout]:
   )
 
 
-def _met_by_data(cell, layout, alone) -> interfaces.Cell:
-  """The cell in which new states of parameters alone pass by the old ones.
+def _without_a_line(steps, layout: Layout, kinds: list[int]) -> list[bool]:
+  """Which floats of the new state are not made by a line of their own.
 
-  Such a state meets no data. Made to, it is a synapse like others, and its
-  credit reaches the next step.
+  A leaf that stores an old one, or the same value as another leaf, and a leaf
+  made of parameters alone, which meets no data.
+  """
+  seen: set[program.Atom] = set(layout.data)
+  shared = []
+  for number in layout.after:
+    floating = isinstance(number, int) and steps.floating(number)
+    learned = isinstance(number, int) and kinds[number] == LEARNED
+    shared.append(floating and (learned or number in seen))
+    seen.add(number)
+  return shared
+
+
+def _with_a_line(cell, layout, shared) -> interfaces.Cell:
+  """The cell in which such leaves pass by the old ones, for their structure.
+
+  A leaf of parameters then is a synapse like others, whose credit reaches the
+  next step; and credit that ends at one leaf does not end at another.
   """
 
   def step(params, constants, state, keys, inputs):
@@ -162,7 +178,7 @@ def _met_by_data(cell, layout, alone) -> interfaces.Cell:
     new = [
       jnp.where(old == old, x, x) if meet else x
       for x, old, meet in zip(
-        jax.tree.leaves(after), jax.tree.leaves(state), alone, strict=True
+        jax.tree.leaves(after), jax.tree.leaves(state), shared, strict=True
       )
     ]
     return emission, jax.tree.unflatten(layout.tree, new)

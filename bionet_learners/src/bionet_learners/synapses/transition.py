@@ -34,12 +34,11 @@ class Transition:
     """Takes a structure; see the head of this module."""
     self.structure = structure
     layout = structure.read.layout
-    # Where each new state is made. Two leaves that hold one value are renewed
-    # once: they are equal for ever.
-    self._renewed: dict[int, int] = {}
-    for leaf, number in enumerate(layout.after):
-      if isinstance(number, int) and structure.groups[leaf] >= 0:
-        self._renewed.setdefault(number, leaf)
+    self._renewed: dict[int, int] = {  # where each new state is made
+      number: leaf
+      for leaf, number in enumerate(layout.after)
+      if isinstance(number, int) and structure.groups[leaf] >= 0
+    }
 
   def prelude(
     self, params: interfaces.ArrayTree, constants: interfaces.ArrayTree
