@@ -58,11 +58,18 @@ def make(
   factory = plugins.load(group, settings['name'], BUILTIN[group])
   check_factory(factory, settings['name'])
   keywords = {k: v for k, v in sections.plain(settings).items() if k != 'name'}
-  parameters = [*inspect.signature(factory).parameters]
+  parameters = inspect.signature(factory).parameters
   handed = {k: v for k, v in handed.items() if k in parameters}
   sections.check_keywords(factory, section, settings['name'], keywords, handed)
-  with sections.named_in(sections.keys_of(section, parameters[len(args) :])):
+  given = _settings(factory, len(args), handed)
+  with sections.named_in(sections.keys_of(section, given)):
     return factory(*args, **keywords, **handed)
+
+
+def _settings(factory, num_positional: int, handed) -> list[str]:
+  """The arguments of a factory that a config may set."""
+  parameters = [*inspect.signature(factory).parameters]
+  return [name for name in parameters[num_positional:] if name not in handed]
 
 
 def check_factory(factory: Callable, name: str) -> None:
@@ -215,8 +222,8 @@ def learner_keys(config: ml_collections.ConfigDict) -> dict[str, str]:
   argument does not fit a cell is known when the rule is traced.
   """
   factory = _learner_factory(config.learner)
-  _, _, *parameters = inspect.signature(factory).parameters
-  settings = [name for name in parameters if name not in HANDED]
+  dynamics_and_loss = 2
+  settings = _settings(factory, dynamics_and_loss, HANDED)
   return sections.keys_of('learner', [*settings, *SCHEDULE])
 
 

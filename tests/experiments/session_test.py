@@ -846,11 +846,11 @@ def test_credit_is_checked_on_a_cell_of_others(
   assert trials.inputs.shape[1] == 4
   params, constants = cell.init(jax.random.key(0), trials.inputs[0])
   state = rule.init(jax.random.key(0), params, constants, trials)
-  found, _ = jax.eval_shape(
+  estimate, _ = jax.eval_shape(
     rule.estimate, params, constants, state, jax.random.key(0), trials
   )
-  assert jax.tree.structure(found.gradient) == jax.tree.structure(params)
-  dtypes = {str(x.dtype) for x in jax.tree.leaves((params, found))}
+  assert jax.tree.structure(estimate.gradient) == jax.tree.structure(params)
+  dtypes = {str(x.dtype) for x in jax.tree.leaves((params, estimate))}
   assert dtypes == {'float32'}
   outputs = jnp.zeros((*trials.targets.shape[1:], 8))
   value, _ = loss(outputs, trials.targets[0], jnp.ones(4))

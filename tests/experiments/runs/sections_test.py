@@ -26,6 +26,10 @@ def other(cell, loss, *, window: int = 1):
   raise ValueError(f'{window=} is one of windows=3; loss=0: says no factory.')
 
 
+def of_devices(cell, loss, *, devices):
+  raise ValueError('devices=3: too many.')
+
+
 def of_cell(cell, loss, *, window: int = 1):
   raise ValueError('cell=3: not a cell.')
 """
@@ -41,10 +45,12 @@ def third(tmp_path, monkeypatch):
   return third_of_sections
 
 
-def _make(factory, **settings):
+def _make(factory, handed=sections.NOTHING, **settings):
   settings = {'name': f'third_of_sections:{factory}', **settings}
   config = ml_collections.ConfigDict(settings)
-  return factories.make('bionet.learners', 'learner', config, 'cell', 'loss')
+  return factories.make(
+    'bionet.learners', 'learner', config, 'cell', 'loss', handed=handed
+  )
 
 
 @pytest.mark.parametrize('kind', [ValueError, TypeError, KeyError])
@@ -101,3 +107,5 @@ def test_what_the_run_hands_in_is_no_setting():
   """Truth: `cell` is no key of the section `learner`."""
   with pytest.raises(ValueError, match=r'^cell=3'):
     _make('of_cell')
+  with pytest.raises(ValueError, match=r'^devices=3'):
+    _make('of_devices', handed={'devices': 3})
