@@ -157,5 +157,5 @@ def check_credit(run: records.Run) -> str:
   if task.spec.loss_kind == 'per_trial':
     num_trials = min(num_trials, _MAX_CREDIT_TRIALS)
   trials = task.sample(stage.keys.data, jnp.arange(num_trials), num_trials)
-  check = testing.check_credit  # pyright: ignore[reportAttributeAccessIssue]
+  check = testing.check_credit
   return check(cell, task.loss, rule, trials)
