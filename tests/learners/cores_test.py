@@ -366,7 +366,16 @@ def test_exact_rules_are_bptt(name):
     assert_equal(gradient(rule, trials), wanted)
 
 
-@pytest.mark.parametrize('name', CORES)
+FEW = ('an integer clock', 'spikes by custom_vjp', 'no state')
+
+
+@pytest.mark.parametrize(
+  'name',
+  [
+    name if name in FEW else pytest.param(name, marks=pytest.mark.slow)
+    for name in CORES
+  ],
+)
 def test_random_estimates_run(name):
   """Truth: UORO's readout has no noise, so it is BPTT's."""
   core = CORES[name]

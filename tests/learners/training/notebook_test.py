@@ -195,7 +195,7 @@ def test_a_score_that_is_no_number_ends_training():
   def broken(outputs, trials):
     return {'loss': jnp.sum(outputs) * jnp.nan}
 
-  with pytest.raises(FloatingPointError, match='evaluation after step 2'):
+  with pytest.raises(FloatingPointError, match='evaluation after update 2'):
     bl.train(
       make_learner(), make_task(broken), num_updates=2, batch_size=2, seed=0
     )

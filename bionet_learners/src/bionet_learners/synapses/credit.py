@@ -48,6 +48,8 @@ class Credit:
   def seed(self, number) -> None:
     """Takes the tangent of an argument of the step."""
     tangent = self._given[number]
+    # A leaf that no parameter ever reaches is data, and its tangent is dropped
+    # here, so that a rule never differentiates a clock.
     carries = (
       number not in self._structure.read.layout.states or number in self._group
     )
@@ -59,10 +61,13 @@ class Credit:
     """Takes the tangents of a line's operands to its results."""
     if line.name in places.NO_DERIVATIVE:
       return
+    # The union over operands: a product with two uncut operands needs both
+    # tangents of a group at once, or the product rule would lose a term.
     arriving = {
       g for i in line.ins if isinstance(i, int) for g in self._of(i)
     } - self._structure.cuts.at[at]
     for group in sorted(arriving):
+      # An operand that the group does not reach stays a constant of the jvp.
       along = {
         k: self._of(i)[group]
         for k, i in enumerate(line.ins)
@@ -79,6 +84,7 @@ class Credit:
     if not jnp.issubdtype(jnp.result_type(value), jnp.inexact):
       return np.zeros(np.shape(value), jax.dtypes.float0)
     tangents = list(self._of(atom).values()) if isinstance(atom, int) else []
+    # The emission of a cell may be data alone; reverse mode wants zeros.
     if not tangents:
       return jnp.zeros_like(value)
     return functools.reduce(jnp.add, tangents)
@@ -90,6 +96,8 @@ class Credit:
     """Adds a tangent; behind a group's last cut it joins the rest."""
     ahead = self._structure.cuts.behind[number]
     keeps = self._leak is not None or self._probed
+    # A leak or a probe replaces the tangent of a new state, so that the group
+    # must still be told from the rest there, though no product cuts it.
     if group not in ahead and not keeps:
       group = _REST
     stream = self._streams.setdefault(number, {})

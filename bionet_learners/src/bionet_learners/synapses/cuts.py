@@ -34,6 +34,8 @@ def cuts_of(read: reading.Reading, groups: list[int]) -> Cuts:
   nothing.
   """
   size, body = len(read.steps.shapes), read.body
+  # Backward first: a product is cut for a group only if it leads back to it
+  # within the step. One that leads on to the next layer stays whole.
   ahead = [_NONE] * size
   for leaf, number in enumerate(read.layout.after):
     if isinstance(number, int) and groups[leaf] >= 0:
@@ -53,11 +55,13 @@ def cuts_of(read: reading.Reading, groups: list[int]) -> Cuts:
   at = [_NONE] * len(body)
   for k, line in enumerate(body):
     arriving = _NONE.union(*(live[i] for i in line.ins if isinstance(i, int)))
+    # Products alone are cut: elementwise paths are what a unit keeps.
     if read.mixes[k]:
       at[k] = arriving & _NONE.union(*(ahead[o] for o in line.outs))
     for o in line.outs:
       if read.carries(line, o):
         live[o] = arriving - at[k]
+  # A group whose last cut is behind a value needs no tangent of its own there.
   behind = [_NONE] * size
   for k, line in reversed(list(enumerate(body))):
     cut = at[k].union(*(behind[o] for o in line.outs if read.carries(line, o)))
@@ -103,6 +107,8 @@ def alive(
     for kind, leaf in units.of_atom(table, end)
     if kind == 'state'
   }
+  # A layer below is felt through the product that reads it, and its past with
+  # it: without its traces the credit of earlier steps would be lost.
   entering = {leaf for _, leaf in _entering(read, groups, cuts, table)}
   return sorted(leaf for leaf in direct | entering if groups[leaf] >= 0)
 
@@ -139,6 +145,7 @@ def through(
       places = units.of_atom(table, i).get(('synapse', number))
       if not places:
         continue
+      # Of a mixed value it is only known that some element enters.
       if places.mixed:
         entered[:] = True
       for one in places.maps:
@@ -155,6 +162,7 @@ def hears(
     if not read.mixes[at]:
       continue
     sources = {s for i in line.ins for s in units.of_atom(table, i)}
+    # What has been cut is not heard: its credit ends at this very line.
     if any(
       kind == 'synapse' or groups[number] not in cuts.at[at]
       for kind, number in sources

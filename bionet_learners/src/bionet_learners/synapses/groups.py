@@ -42,6 +42,8 @@ def carriers(read: reading.Reading) -> set[int]:
     for number in line.outs:
       if read.carries(line, number):
         reached[number] = through
+  # To a fixed point, since a leaf may hear a parameter by way of others, some
+  # steps later.
   carry: set[int] = {-1}
   while True:
     grown = {
@@ -70,6 +72,8 @@ def origins(
   for number, one in enumerate(synapses):
     by_line.setdefault(one.line, []).append(number)
   for at, line in enumerate(read.body):
+    # A product adds up units, so that no place passes it; its own variable
+    # begins there.
     if read.mixes[at]:
       for number in by_line.get(at, ()):
         product = synapses[number].product
@@ -84,6 +88,8 @@ def origins(
     outs = [steps.shapes[o] for o in line.outs]
     for number in by_line.get(at, ()):
       operand = synapses[number].operand
+      # An elementwise operation broadcasts its parameter, and each trial then
+      # has a variable of its own per element of the result.
       shape = outs[0] if line.name in places.ELEMENTWISE else ins[operand]
       operands[operand]['synapse', number] = places.Places(
         [places.identity(shape)]
@@ -161,12 +167,15 @@ def groups_of(
   for leaf in sorted(carriers):
     number = layout.after[leaf]
     for source, several in of_atom(table, number).items():
+      # Whatever one leaf does to another without a product, they are of a unit.
       if source[0] == 'state':
         parent[root(leaf)] = root(source[1])
         continue
       elements = np.unique([m for m in several.maps])
       elements = elements[elements >= 0]
       for other, shared in driven.setdefault(source, []):
+        # The same element drives both: they are two variables of one unit. Two
+        # halves of one product drive different units.
         if np.intersect1d(shared, elements).size:
           parent[root(leaf)] = root(other)
       driven[source].append((leaf, elements))
@@ -191,6 +200,7 @@ def _check_units(read, synapses, table, groups) -> None:
     if not isinstance(number, int) or groups[leaf] < 0:
       continue
     for source, several in table[number].items():
+      # Several units in one value: there is no trace unit by unit of that.
       if several.mixed:
         raise ValueError(_across(layout, synapses, source, leaf, several.mixed))
       if source[0] != 'state':
@@ -239,6 +249,8 @@ def drives_of(
       continue
     drive = np.full(size, -1, np.int64)
     for one in several.maps:
+      # The first trial says which element drives which unit; the others must
+      # say the same of their own elements.
       by_trial = one.reshape(layout.batch, -1)
       first = by_trial[0]
       shifts = size * np.arange(layout.batch)[:, None]

@@ -70,6 +70,7 @@ def local_derivative(
   outside = jax.tree.leaves((keys, inputs))
 
   def run(nudges, floats):
+    # Leaves without credit are data; their derivative is not even traced.
     full = [stop(x) for x in leaves]
     for leaf, value in zip(kept, floats, strict=True):
       full[leaf] = value
@@ -78,6 +79,7 @@ def local_derivative(
     for at, line in enumerate(structure.read.body):
       ins = credit.values_of(known, line.ins)
       here = {n: structure.synapses[n] for n in by_line.get(at, ())}
+      # Held fixed: what passes a product is no part of D or c.
       if structure.read.mixes[at]:
         ins = [stop(x) for x in ins]
       outs = _nudged(layout.batch, line, ins, here, nudges)
@@ -91,6 +93,7 @@ def local_derivative(
 
   nudges = _no_nudges(structure, traced)
   floats = [leaves[leaf] for leaf in kept]
+  # The leak replaces D, so that only the drive is to be differentiated.
   if leak is not None:
     new, pull, aux = jax.vjp(lambda n: run(n, floats), nudges, has_aux=True)
   else:
@@ -108,6 +111,7 @@ def local_derivative(
     by_leaf = dict(zip(kept, by_state[0], strict=True)) if by_state else {}
     for leaf in to:
       for at, number in enumerate(traced):
+        # Leaves that a synapse does not drive have a drive of zero.
         if leaf in structure.synapses[number].drives:
           drive[at][leaf] = by_nudge[number]
       for other in structure.members(structure.groups[leaf]):
@@ -155,6 +159,7 @@ def _nudged(
     if line.name in synapse.OPAQUE and ins[one.operand].shape != wide:
       inside[number] = one
     else:
+      # Per trial, so that the nudge's gradient is not summed over trials.
       value = jnp.broadcast_to(ins[one.operand], wide)
       ins[one.operand] = value + nudges[number]
   outs = line.bind(ins)

@@ -152,6 +152,8 @@ def _spread_custom(line, operands, ins, outs) -> list[Places]:
     return spread_inside(pushed, [*moving, *nothing])
   moves, pulled = program.pulled(line)
   results = [NOWHERE] * len(outs)
+  # Only reverse mode knows the derivative: the cotangent of each result is
+  # followed back to the operands, and must come from their own elements.
   for k, shape in enumerate(outs):
     cotangents = [
       Places([identity(s)]) if k == other else NOWHERE
@@ -164,6 +166,7 @@ def _spread_custom(line, operands, ins, outs) -> list[Places]:
       through = next(back) if moves[at] else NOWHERE
       if not places or not through:
         continue
+      # A cotangent that sums over elements is a unit that hears others.
       if through.mixed or ins[at] != shape:
         results[k] = Places(mixed=line.name)
         break
@@ -180,11 +183,13 @@ def _spread_custom(line, operands, ins, outs) -> list[Places]:
 def _spread_scan(line, operands, outs) -> list[Places]:
   """Places through a loop whose body keeps them; what is scanned over mixes."""
   consts, carry = line.settings['num_consts'], line.settings['num_carry']
+  # Each step of the loop takes another slice, so that no map holds for all.
   if any(operands[consts + carry :]):
     return [Places(mixed='scan')] * len(outs)
   inside = program.inner(line)
   known = list(operands[: consts + carry])
   nothing = [NOWHERE] * (len(inside.ins) - len(known))
+  # To a fixed point: what one step of the loop mixes the next one takes on.
   while True:
     results = spread_inside(inside, [*known, *nothing])
     grown = [
@@ -204,6 +209,7 @@ def _moved_all(line, operands, ins, outs) -> list[Places]:
   results = [[] for _ in outs]
   for at, places in enumerate(operands):
     for one in places.maps:
+      # One operand at a time: the others come from nowhere, and -1 marks them.
       sources = [
         one if other == at else np.full(shape, -1, np.int64)
         for other, shape in enumerate(ins)
@@ -235,6 +241,7 @@ def _moved(
       wide[axis] = size
     return [np.broadcast_to(first.reshape(wide), shapes[0])]
   if primitive in ('reshape', 'squeeze', 'expand_dims'):
+    # An old form that transposes as well.
     if settings.get('dimensions') is not None and primitive == 'reshape':
       return None
     return [first.reshape(shapes[0])]

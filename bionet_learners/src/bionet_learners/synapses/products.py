@@ -95,6 +95,7 @@ def _of_matrix(settings, operand, shapes, axis) -> Form:
   shared, blocks = list(batched[1 - operand]), list(batched[operand])
   if trials in summed or trials in shared:
     return None, 'dot_general (that adds up or pairs trials)'
+  # Positions would lie inside of the trials' axis, blocks outside of it.
   if repeat > 1 and shared:
     return None, 'dot_general (of blocks, at several positions of a trial)'
   spread = [a for a in range(len(data)) if a not in (*summed, *shared)]
@@ -106,6 +107,7 @@ def _of_matrix(settings, operand, shapes, axis) -> Form:
   num_positions = repeat * math.prod(data[a] for a in positions)
   # The result's axes are the blocks', the left operand's, the right one's. Each
   # is looked up in the normal order: trials, blocks, positions, outputs.
+  # In the normal form outputs stand last; how many axes come before?
   rank = 1 + len(shared) + len(positions)
   of_data = [
     0 if a == trials else 1 + len(shared) + positions.index(a) for a in spread
@@ -150,6 +152,7 @@ def _of_convolution(settings, operand, shapes, out, trials) -> Form:
   n, m = kernel[rhs[0]], math.prod(spatial) * kernel[rhs[1]]
 
   def patches(x):
+    # A convolution is a product of the patches: their traces are the kernel's.
     found = jax.lax.conv_general_dilated_patches(
       jnp.transpose(x, numbers.lhs_spec),
       spatial,

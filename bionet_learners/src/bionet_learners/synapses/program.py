@@ -63,6 +63,7 @@ class Line(NamedTuple):
 
   def bind(self, values: list[Any]) -> list[Any]:
     """The results of the operation on these operands."""
+    # Some primitives hold jaxprs that must be functions again to be bound.
     settings = self.primitive.get_bind_params(self.settings)
     made = self.primitive.bind(*values, **settings)
     return list(made) if self.primitive.multiple_results else [made]
@@ -134,6 +135,7 @@ def _number(program: Program, variable: Any) -> int:
 def _write(program: Program, jaxpr, consts, ins) -> list[Atom]:
   """Appends a jaxpr's lines; returns the numbers of its results."""
   known = dict(zip(jaxpr.invars, ins, strict=True))
+  # Arrays that the step closed over are fixed values like any other.
   for variable, value in zip(jaxpr.constvars, consts, strict=True):
     known[variable] = _number(program, variable)
     program.closed[known[variable]] = value
@@ -143,6 +145,7 @@ def _write(program: Program, jaxpr, consts, ins) -> list[Atom]:
 
   for equation in jaxpr.eqns:
     operands = tuple(atom(x) for x in equation.invars)
+    # Written out in place: credit is followed line by line, also inside of jit.
     if equation.primitive.name in CALLS:
       outs = _write(program, *_opened(equation.params), operands)
     else:
@@ -248,6 +251,7 @@ def _operands(line: Line) -> tuple[list[jax.ShapeDtypeStruct], list[bool]]:
 def _of_floats(line: Line, values, moves) -> tuple[Callable, list[Any]]:
   """A line as a function of its floating operands, and these."""
 
+  # Integers and keys have no tangent; they stay as they are.
   def run(*floats):
     left = iter(floats)
     return line.bind(

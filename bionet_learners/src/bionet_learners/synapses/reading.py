@@ -99,8 +99,11 @@ def read(
   kinds, sources = _kinds(steps, layout)
   shared = _without_a_line(steps, layout, kinds)
   if any(shared):
+    # A second trace, of the few cells that need it, instead of a special case
+    # in every pass below.
     steps, layout = _trace(_with_a_line(cell, layout, shared), args)
     kinds, sources = _kinds(steps, layout)
+  # The prelude runs once per estimate, the body once per step.
   body = [line for line in steps.lines if kinds[line.outs[0]] == DATA]
   read_there = {i for line in body for i in line.ins if isinstance(i, int)}
   read_there |= {o for o in steps.outs if isinstance(o, int)}
@@ -176,6 +179,7 @@ def _with_a_line(cell, layout, shared) -> interfaces.Cell:
   def step(params, constants, state, keys, inputs):
     emission, after = cell.step(params, constants, state, keys, inputs)
     new = [
+      # The value is x for every number, and NaN is none the less data.
       jnp.where(old == old, x, x) if meet else x
       for x, old, meet in zip(
         jax.tree.leaves(after), jax.tree.leaves(state), shared, strict=True
@@ -198,6 +202,7 @@ def check_state(
       'a step changes the tree of the state, from '
       f'{jax.tree.structure(before)} to {jax.tree.structure(after)}.'
     )
+  # Traces multiply real slopes; of complex ones they would be wrong silently.
   over_time.check_real(before)
   pairs = zip(
     jax.tree.leaves_with_path(before), jax.tree.leaves(after), strict=True

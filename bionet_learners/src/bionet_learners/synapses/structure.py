@@ -87,6 +87,7 @@ def structure(
     drives = groups.drives_of(number, one, read.layout, table, of_leaves)
     beyond = [leaf for leaf in drives if of_leaves[leaf] in leaking]
     through = cuts.through(number, one, read, where, table)
+    # What another layer hears at the next step no trace of a unit carries.
     for leaf in beyond:
       through = through | (drives[leaf] >= 0)
     known.append(

@@ -53,6 +53,7 @@ def find(read: reading.Reading) -> list[Synapse]:
     for operand, number in enumerate(line.ins):
       if not isinstance(number, int) or read.kinds[number] != reading.LEARNED:
         continue
+      # A comparison of parameters carries no derivative: it is no synapse.
       if not read.steps.floating(number):
         continue
       product, obstacle = None, None
@@ -64,6 +65,7 @@ def find(read: reading.Reading) -> list[Synapse]:
       elif line.name in places.ELEMENTWISE or line.name in OPAQUE:
         shape = read.steps.shapes[line.outs[0]][1:]
       else:
+        # An embedding may stand below a product; it has no trace of its own.
         obstacle, shape = line.name, ()
       synapses.append(
         Synapse(

@@ -45,6 +45,8 @@ class Transition:
   ) -> tuple[list[jax.Array], list[jax.Array]]:
     """What of a step depends on no data: its learned and its fixed values."""
     layout = self.structure.read.layout
+    # Arrays of the step itself may be tracers of the caller: they are bound
+    # anew at every call, and never kept.
     values = dict(self.structure.read.steps.closed)
     values.update(zip(layout.params, jax.tree.leaves(params), strict=True))
     values.update(
@@ -108,6 +110,7 @@ class Transition:
       for at, line in enumerate(structure.read.body):
         ins = credit.values_of(known, line.ins)
         known.update(zip(line.outs, line.bind(ins), strict=True))
+        # The value is computed once, for itself and for its tangents.
         tangent.push(at, line, ins)
       outs = credit.values_of(known, ends)
       return outs, [

@@ -33,6 +33,7 @@ def advance(
     total: the product of all D, of the variables.
     suffix: S, of the variables; entries lead with K.
   """
+  # Unlike a scan over the steps, this reads and writes the traces once.
   past = _over_inputs(total, inputs) @ traces
   return _sum(past, _outer_sum(inputs, suffix @ drive))
 
@@ -48,6 +49,7 @@ def _over_inputs(total, inputs) -> unit_matrix.UnitMatrix:
 
 def _outer_sum(inputs, drive: unit_matrix.Vector) -> unit_matrix.Vector:
   """`sum_k x_k drive_k`: one product of matrices per trial."""
+  # The input of an elementwise parameter is the constant 1.
   if inputs is None:
     return tuple(jnp.sum(c, axis=0) for c in drive)
   return tuple(jnp.einsum('kbqi,kbqj->bqij', inputs, c) for c in drive)
@@ -92,12 +94,14 @@ def of_sites(sites: list[places.Site], local: local_module.Local) -> Window:
   for site in sites:
     at = numbers.index(site.number)
     x, by_leaf = local.inputs[at], local.drive[at]
+    # A site has traces of all variables of its units, and may drive only some.
     zero = jnp.zeros_like(next(iter(by_leaf.values())))
     c = [precise(by_leaf.get(leaf, zero)) for leaf in site.leaves]
     if site.synapse.product is not None:
       c = [places.take(one, site.columns) for one in c]
     inputs.append(None if x is None else precise(x))
     drive.append(tuple(c))
+  # Only these are stacked over a window.
   kept = {leaf for site in sites for leaf in site.leaves}
   decay = {
     pair: precise(d) for pair, d in local.decay.items() if kept.issuperset(pair)

@@ -120,10 +120,12 @@ def through(cell: interfaces.Cell, matrix: jax.Array) -> interfaces.Cell:
     return cell.step(watched.params, constants, state, keys, inputs)
 
   def readout(watched, constants, emission):
+    # The readout learns from the emission as it is, and sends nothing back.
     still = stop(emission)
     outputs = cell.readout(watched.params, constants, still)
     flat = still.reshape(still.shape[0], -1)
     moved = emission.reshape(flat.shape) - flat  # zero, with a derivative
+    # Zero, but its gradient is what an adaptive matrix learns from.
     outputs += jnp.matmul(flat, watched.slope.T)
     return outputs + jnp.matmul(moved, stop(matrix).T)
 

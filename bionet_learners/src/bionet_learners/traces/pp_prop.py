@@ -99,6 +99,8 @@ def pp_prop(
       )
 
     def learn(before, after, moved, noise, step):
+      # At the new state credit of the old one ends, so that each of the two
+      # signals meets the filters of its own step.
       probes = [jnp.zeros_like(x) for x in jax.tree.leaves(before.state)]
       (total, metrics), gradients = jax.value_and_grad(
         score, argnums=(0, 1, 2, 3), has_aux=True, allow_int=True
@@ -197,6 +199,7 @@ def _credit(site, filters: Filters, signal, start) -> jax.Array:
     jnp.add, [a * b for a, b in zip(along, filters.post, strict=True)]
   )
   start = jnp.broadcast_to(start, post.shape[:1])
+  # At the first step the filters are empty, and 0 / 0 would be NaN.
   scale = jnp.where(start > 0, 1 / jnp.where(start > 0, start, 1), 0)
   post *= _wide(scale.astype(post.dtype), post)
   if site.synapse.product is None:

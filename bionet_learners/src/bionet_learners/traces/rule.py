@@ -105,6 +105,7 @@ def traced_rule(
     run, here = windows.forward, settings
     if execution == 'reverse':
       run = windows.reverse
+    # One window has no traces to advance but at its end.
     elif execution == 'auto' and trials.mask.shape[0] <= _SHORT:
       here = settings._replace(window=None)
     start = memory._replace(state=state)
@@ -181,6 +182,7 @@ def settings_of(window: int, trace_dtype: str, **more) -> windows.Settings:
   try:
     dtype = jnp.dtype(trace_dtype)
   except TypeError:
+    # Unknown names are refused with the same sentence as integers.
     dtype = jnp.dtype(int)
   if not trace_dtype or not jnp.issubdtype(dtype, jnp.floating):
     raise ValueError(

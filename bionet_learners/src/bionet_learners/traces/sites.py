@@ -76,6 +76,7 @@ def sites_of(
     for group in structure.driven_by(number):
       leaves = tuple(n for n in kept if structure.groups[n] == group)
       driven = [synapse.drives[n] for n in leaves if n in synapse.drives]
+      # A gate that acts through another synapse drives no unit directly.
       if not driven or np.max(driven) < 0:
         continue
       units = np.max(
@@ -88,6 +89,8 @@ def sites_of(
       )
       columns = np.arange(0)
       if synapse.product is not None:
+        # Of fused weights some columns may drive a unit and others only a gate:
+        # the others would have traces of zeros.
         columns = np.flatnonzero(np.max(driven, axis=(0, 1)) >= 0)
         units = units[:, columns]
       sites.append(Site(number, synapse, leaves, columns, units.ravel()))
@@ -96,6 +99,7 @@ def sites_of(
 
 def take(x: jax.Array, where: np.ndarray) -> jax.Array:
   """`x[..., where]` at known places: slices where places come in runs."""
+  # Slices keep XLA's loops vectorized, which a gather does not.
   if np.array_equal(where, np.arange(x.shape[-1])):
     return x
   where = np.maximum(where, 0)
@@ -166,6 +170,7 @@ def to_learned(
   for site, total in zip(sites, sums, strict=True):
     if site.synapse.product is not None:
       size = (*total.shape[:2], site.synapse.shape[1])
+      # Columns without traces have had all their credit within the step.
       total = jnp.zeros(size, total.dtype).at[..., site.columns].set(total)
     weight = site.synapse.weight
     gradient[weight] += transition.flat_gradient(

@@ -124,6 +124,7 @@ def _modulated(
       return loss(*(x[None] for x in trial))[0]
 
     total, metrics = loss(outputs, targets, mask)
+    # Trial by trial: what one trial lost must not weaken another's synapses.
     factor = jax.vmap(alone)(stop(outputs), targets, mask) - mask * expected
     moved = emission - stop(emission)  # zero, with a derivative
     pushed = jnp.sum(stop(factor)[:, None] * moved) / mask.shape[0]
@@ -134,6 +135,7 @@ def _modulated(
 
 def _expect(expected, estimate, trials, rate) -> Expectation:
   """The running mean after an estimate."""
+  # Windows in which nothing is asked must not pull the expectation to 0.
   asked = jnp.sum(jnp.mean(trials.mask, axis=1))
   mean = estimate.loss / jnp.where(asked > 0, asked, 1)
   rate = jnp.where(expected.seen > 0, rate, 1.0)

@@ -63,6 +63,7 @@ class UnitMatrix(NamedTuple):
 
 
 def _dot(row: Sequence[jax.Array], column: Sequence[jax.Array]) -> jax.Array:
+  # Written out: s is 1 to 3, and XLA fuses the sum into what reads it.
   products = [a * b for a, b in zip(row, column, strict=True)]
   return sum(products[1:], products[0])
 
@@ -82,5 +83,6 @@ def suffix_products(decay: UnitMatrix) -> tuple[UnitMatrix, UnitMatrix]:
   def back(product, d):
     return product @ d, product
 
+  # Backward in time, so that each step finds the product of those after it.
   start = decay.map(lambda x: x[0]).identity()
   return jax.lax.scan(back, start, decay, reverse=True)

@@ -172,6 +172,7 @@ def forward(
   transition, sites, learned, fixed, cut_cell = opened
 
   def objective(params, learned, state, steps, window):
+    # The exact derivative inside of a window needs no cut step at all.
     inside = (cell, params) if settings.exact else (cut_cell, (params, learned))
     total, (metrics, _) = unroll.unroll(
       inside[0], loss, inside[1], constants, state, keys, steps, window
@@ -192,6 +193,7 @@ def forward(
     result, signal = jax.lax.cond(
       asked, learn, lambda *_: nothing, memory.state, memory.steps, window
     )
+    # The signal is of the state before the window, and so are these traces.
     traces, sums = advance.add_past(sites, memory.traces, signal, asked, sums)
 
     def move(state, data):
@@ -233,6 +235,7 @@ def forward(
     nothing[0],
   )
   by_params, by_learned, total, metrics = result
+  # Once per estimate: what is linear in the sums is not done per window.
   by_learned = places.to_learned(transition, sites, learned, sums, by_learned)
   gradient = through_prelude(opened, params, constants, by_params, by_learned)
   return base.Estimate(gradient, total, metrics), memory
