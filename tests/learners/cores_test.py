@@ -220,6 +220,35 @@ def projected(p, x, s, heard):
   return h @ p['q'], h
 
 
+@jax.custom_vjp
+def smaller(x):
+  """The value itself; a tenth of its derivative."""
+  return x
+
+
+smaller.defvjp(lambda x: (x, None), lambda _, g: (0.1 * g,))
+
+
+def emits_with_a_derivative_of_its_own(p, x, s, heard):
+  h = 0.5 * s + jnp.tanh(heard @ p['r'] + x @ p['w'])
+  return smaller(h), h
+
+
+def learned_padding(p, x, s, heard):
+  wide = jnp.pad(x @ p['u'], ((0, 0), (0, 1)), constant_values=p['b'])
+  return same(0.5 * s + jnp.tanh(wide))
+
+
+def biased_positions(p, x, s, heard):
+  y = x.reshape(-1, 1) @ p['w'] + p['b']
+  return same(0.5 * s + jnp.tanh(y.reshape(x.shape[0], -1)))
+
+
+def emits_a_loop_of_products(p, x, s, heard):
+  emission, _ = jax.lax.scan(lambda h, _: (h @ p['v'], None), s, None, length=2)
+  return emission, 0.5 * s + x @ p['w']
+
+
 def with_clock(dtype):
   return lambda batch: (jnp.zeros((batch, N)), jnp.zeros(batch, dtype))
 
@@ -287,6 +316,24 @@ CORES = {
   ),
   'a projection of the emission': Core(
     projected, {**W, 'q': (N, N)}, refuses_filter='kappa=0.5.*dot_general'
+  ),
+  'an emission with a derivative of its own': Core(
+    emits_with_a_derivative_of_its_own, {**W, 'r': (N, N)}
+  ),
+  'learned padding': Core(
+    learned_padding, {'u': (I, N - 1), 'b': ()}, refused='pad'
+  ),
+  'biased positions': Core(
+    biased_positions,
+    {'w': (1, 2), 'b': (1, 2)},
+    zeros(2 * I),
+    emission=2 * I,
+    refused='no axis of trials',
+  ),
+  'a loop of products in the emission': Core(
+    emits_a_loop_of_products,
+    {**W, 'v': (N, N)},
+    refuses_filter='kappa=0.5|scan',
   ),
   'no state': Core(
     lambda p, x, s, heard: (jnp.tanh(x @ p['w']) @ p['v'], ()),

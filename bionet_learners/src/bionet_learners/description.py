@@ -9,7 +9,7 @@ import numpy as np
 
 from bionet_core import interfaces
 from bionet_learners import base
-from bionet_learners.synapses import program
+from bionet_learners.synapses import program, reading
 from bionet_learners.synapses import transition as transitions
 
 
@@ -115,6 +115,13 @@ def describe(cell: interfaces.Cell, inputs: jax.Array) -> Description:
 
   temporal, within, instant = (touched(parts) for parts in found.values())
   read = _read(cell, params, constants, state, keys, inputs)
+  layout = structure.read.layout
+  emission = layout.emission
+  if isinstance(emission, int):
+    if structure.read.kinds[emission] == reading.LEARNED:
+      # Of parameters alone it meets no data, and is exact at each step.
+      for leaf in structure.read.sources[emission]:
+        read[leaf][...] = True
   rows = []
   for leaf, (path, value) in enumerate(jax.tree.leaves_with_path(params)):
     now = (instant[leaf] | read[leaf]) & ~temporal[leaf] & ~within[leaf]

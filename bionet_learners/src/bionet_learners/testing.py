@@ -48,8 +48,8 @@ def check_credit(
   - cut: it is that of `bptt` on the cut cell (forward equals reverse);
   - windows: windows of one step sum to one window, but for parameters of which
     `describe` counts credit within windows (for rules that cut);
-  - whatever it claims: it is 0 nowhere that BPTT's is not, but for parameters
-    that `describe` calls silent or instantaneous.
+  - whatever it claims: of no parameter it is 0 where that of BPTT on the cut
+    cell (on the cell itself, where units meet outside of synapses) is not.
 
   A rule that is right on average is held to it by a z-test on 8 directions.
   In float64, where the cell can; else in float32, to 1e-4. Cost: seconds.
@@ -490,13 +490,14 @@ class _Credit:
     return {row.name for row in self._rows() or () if row.within_window}
 
   def _loses_nothing(self, gradient, exact) -> None:
-    rows = self._rows()
-    silent = {row.name for row in rows or () if row.silent}
-    for (path, got), wanted in zip(
-      jax.tree.leaves_with_path(gradient), jax.tree.leaves(exact), strict=True
+    wanted = exact
+    if self._rows() is not None:
+      wanted = self._gradient(self._cut, self._long)
+    for (path, got), leaf in zip(
+      jax.tree.leaves_with_path(gradient), jax.tree.leaves(wanted), strict=True
     ):
       name = jax.tree_util.keystr(path)
-      assert np.any(got) or not np.any(wanted) or name in silent, (
+      assert np.any(got) or not np.any(leaf), (
         f'the gradient of {name} is exactly 0 where that of BPTT is not'
       )
 

@@ -9,6 +9,7 @@ for what `rules.RULES` lists; other operations take anything from anything.
 """
 
 import numpy as np
+from jax import core
 
 from bionet_learners.influence import folding, row_sets, rules
 from bionet_learners.influence.rules import Value
@@ -29,7 +30,11 @@ def walk(
     Of each result, the rows that reach it.
   """
   values = {
-    number: Value(folding.constant(x)) for number, x in lines.closed.items()
+    # What a caller traces is not known here, whatever it will be.
+    number: Value()
+    if isinstance(x, core.Tracer)
+    else Value(folding.constant(x))
+    for number, x in lines.closed.items()
   }
   values.update(zip(lines.ins, arguments, strict=True))
 

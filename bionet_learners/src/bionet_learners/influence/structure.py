@@ -119,7 +119,7 @@ def structure(
     return np.concatenate(flat)
 
   num_rows, num_states = starts[-1], starts[-2]
-  emitted = _emitted(lines, num_floats)
+  emitted = _emitted(traced.plain, num_floats)
   if emitted is None:
     emitted = np.arange(num_states, num_rows)
   else:
@@ -138,6 +138,7 @@ class _Traced(NamedTuple):
 
   Attributes:
     init: `(key, inputs) -> constants`.
+    plain: the step, `(params, floats, ...) -> (floats, emission)`.
     backward: `(cotangents, params, floats, constants, ...) -> (cotangents of
       params and of floats, floats, emission)`. The floats are the float leaves
       of the state. Cotangents come in are those of the next floats, then of
@@ -148,6 +149,7 @@ class _Traced(NamedTuple):
   """
 
   init: program.Program
+  plain: program.Program
   backward: program.Program
   num_params: int
   num_floats: int
@@ -187,6 +189,7 @@ def _traced(
   names = program.names(plain)
   return _Traced(
     init._replace(outs=init.outs[num_params:]),
+    plain,
     program.read(backward, cotangents, params, floats, *data)[0],
     num_params,
     len(floats),
@@ -199,6 +202,9 @@ def _traced(
 
 def _emitted(lines: program.Program, num_floats: int) -> np.ndarray | None:
   """Int `[N]`: which floats of the state the emission is; None if it is not.
+
+  In the step itself: a backward pass has lost the operations whose value is
+  that of a state and whose derivative is another.
 
   Args:
     lines: a program whose last results are the float leaves of the state, and
@@ -269,6 +275,8 @@ def within(step: Structure, order: int) -> Table:
 
 def groups(reached: Table, num_states: int) -> list[Group]:
   """All parameters that reach anything, by what they reach."""
+  if not len(reached.kinds):  # a cell without parameters
+    return []
   counts = np.bincount(reached.kind, minlength=len(reached.kinds))
   members = np.split(
     np.argsort(reached.kind, kind='stable'), np.cumsum(counts)[:-1]

@@ -91,9 +91,10 @@ def origins(
       # An elementwise operation broadcasts its parameter, and each trial then
       # has a variable of its own per element of the result.
       shape = outs[0] if line.name in places.ELEMENTWISE else ins[operand]
-      operands[operand]['synapse', number] = places.Places(
-        [places.identity(shape)]
-      )
+      begun = places.Places([places.identity(shape)])
+      if synapses[number].obstacle is not None:
+        begun = places.Places(mixed=synapses[number].obstacle)
+      operands[operand]['synapse', number] = begun
       ins[operand] = shape
     sources = sorted({source for operand in operands for source in operand})
     for source in sources:

@@ -260,6 +260,8 @@ def _moved(
   if primitive == 'rev':
     return [np.flip(first, settings['dimensions'])]
   if primitive == 'pad':
+    if (maps[1] >= 0).any():  # one value fills many places
+      return None
     return _padded(first, settings['padding_config'], shapes[0])
   return None
 

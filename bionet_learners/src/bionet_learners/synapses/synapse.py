@@ -61,9 +61,9 @@ def find(read: reading.Reading) -> list[Synapse]:
         product, obstacle = _product(read, line, operand)
         shape = () if product is None else product.shape
       elif line.name in places.STRUCTURAL:
-        shape = read.steps.shapes[number][1:]
+        obstacle, shape = _elementwise(read, line, number, number)
       elif line.name in places.ELEMENTWISE or line.name in OPAQUE:
-        shape = read.steps.shapes[line.outs[0]][1:]
+        obstacle, shape = _elementwise(read, line, number, line.outs[0])
       else:
         # An embedding may stand below a product; it has no trace of its own.
         obstacle, shape = line.name, ()
@@ -82,6 +82,24 @@ def find(read: reading.Reading) -> list[Synapse]:
         )
       )
   return synapses
+
+
+def _elementwise(
+  read: reading.Reading, line: program.Line, number: int, like: int
+) -> tuple[str | None, tuple[int, ...]]:
+  """Why an elementwise operation has no variable per trial, and its shape.
+
+  The variable has the shape of the value `like`, to which the parameter is
+  broadcast.
+  """
+  shape, wide = read.steps.shapes[number], read.steps.shapes[like]
+  if read.trials[line.outs[0]] != (0, 1):
+    return f'{line.name} (of a value that begins with no axis of trials)', ()
+  try:
+    fits = np.broadcast_shapes(shape, wide) == wide
+  except ValueError:
+    fits = False
+  return (None, wide[1:]) if fits else (line.name, ())
 
 
 def _product(read, line, operand) -> products.Form:

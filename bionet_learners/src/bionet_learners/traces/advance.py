@@ -106,6 +106,11 @@ def of_sites(sites: list[places.Site], local: local_module.Local) -> Window:
   decay = {
     pair: precise(d) for pair, d in local.decay.items() if kept.issuperset(pair)
   }
+  if (
+    decay
+  ):  # the matrices of a unit are multiplied: their entries have one type
+    dtype = jnp.result_type(*(d.dtype for d in decay.values()))
+    decay = {pair: d.astype(dtype) for pair, d in decay.items()}
   return Window(inputs, drive, decay)
 
 

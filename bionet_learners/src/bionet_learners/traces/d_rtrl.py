@@ -30,15 +30,15 @@ def d_rtrl(
   recurrences of one layer. Parameters of the readout, and those whose effect
   does not outlive the step, get their exact instantaneous gradient.
 
-  Parameters that reach the state only through a further synapse (a GRU's reset
-  gate, earlier layers by way of later ones) have no trace a unit: they get this
-  credit within a window and not beyond, and `describe` counts them. Credit
-  that leaves a layer and comes back by way of another one is kept likewise. All
-  else does not depend on `window`.
+  Parameters that reach the state only through a further synapse have no trace
+  per unit: a GRU's reset gate, and a layer as far as another one hears it, at
+  the same step or at the next. They get this credit within a window and not
+  beyond, and `describe` counts them. Credit that leaves a layer and comes back
+  by way of another one is kept likewise. All else does not depend on `window`.
 
-  Forward cost: memory flat in T, the traces `[B, m, n, s]` a synapse and their
-  update, one batched product of matrices a window. Windows in which nothing is
-  asked are not differentiated.
+  Forward cost: memory flat in T, the traces `[B, m, n, s]` per synapse and
+  their update, one batched product of matrices per window. Windows in which
+  nothing is asked are not differentiated.
 
   Args:
     cell: any Cell whose units meet in synapses alone.

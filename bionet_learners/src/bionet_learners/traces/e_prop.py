@@ -52,7 +52,9 @@ def e_prop(
 
   Raises:
     TypeError: if `cell` is not a Cell.
-    ValueError: for settings that cannot be, and as `d_rtrl` once traced.
+    ValueError: for settings that cannot be, as `d_rtrl` once traced, and for a
+      filter on an emission that hears the units through a product, or that
+      joins the states of several layers.
 
   Source: G. Bellec et al., Nature Communications 11, 3625 (2020).
   """

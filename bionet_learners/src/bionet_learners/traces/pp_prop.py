@@ -189,7 +189,8 @@ def _filtered(decay, site, matrix, x, drive, old: Filters) -> Filters:
     decay * past + (1 - decay) * c
     for past, c in zip(site.of_matrix(matrix) @ old.post, drive, strict=True)
   )
-  return Filters(decay * old.pre + _or_one(x, old.pre), post)
+  new = Filters(decay * old.pre + _or_one(x, old.pre), post)
+  return jax.tree.map(lambda a, before: a.astype(before.dtype), new, old)
 
 
 def _credit(site, filters: Filters, signal, start) -> jax.Array:

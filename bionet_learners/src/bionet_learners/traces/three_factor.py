@@ -142,6 +142,6 @@ def _expect(expected, estimate, trials, rate) -> Expectation:
   moved = expected.loss + rate * (mean - expected.loss)
   heard = asked > 0
   return Expectation(
-    jnp.where(heard, moved, expected.loss),
+    jnp.where(heard, moved, expected.loss).astype(expected.loss.dtype),
     jnp.where(heard, jnp.ones_like(expected.seen), expected.seen),
   )

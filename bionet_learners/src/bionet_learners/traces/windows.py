@@ -226,7 +226,8 @@ def forward(
   )
   gradients = jax.tree.map(jnp.zeros_like, (params, learned))
   nothing = (*gradients, *scores), jax.tree.map(jnp.zeros_like, memory.state)
-  batch, dtype = trials.index.shape[0], float_type(memory.state)
+  batch = trials.index.shape[0]
+  dtype = jnp.result_type(float_type(memory.state), settings.trace_dtype)
   (memory, sums), result = windows.sum_over_windows(
     of_window,
     (memory, places.no_sums(sites, batch, dtype)),
