@@ -333,7 +333,7 @@ CORES = {
   'a loop of products in the emission': Core(
     emits_a_loop_of_products,
     {**W, 'v': (N, N)},
-    refuses_filter='kappa=0.5|scan',
+    refuses_filter='dot_general reaches several units',
   ),
   'no state': Core(
     lambda p, x, s, heard: (jnp.tanh(x @ p['w']) @ p['v'], ()),
