@@ -84,7 +84,7 @@ def pp_prop(
     transition, sites, learned, fixed, _ = opened
 
     def score(params, learned, probes, state, noise, step):
-      emission, after = transition.step(
+      emission, _ = transition.step(
         learned, fixed, state, noise, step.inputs[0], probes=probes
       )
       return unroll.score_step(
@@ -95,7 +95,6 @@ def pp_prop(
         emission,
         step.targets[0],
         step.mask[0],
-        after if cell.penalty is not None else None,
       )
 
     def learn(before, after, moved, noise, step):
