@@ -260,9 +260,9 @@ def test_a_copy_whose_gradient_is_not_finite_stands_still():
 @pytest.mark.parametrize(
   'settings, message',
   [
-    ({'count': 0}, 'restarts.count is 0; 1 is the least'),
-    ({'count': 2, 'active': 3}, 'restarts.active is 3 of replicas.count 2'),
-    ({'validate_every': 0}, 'restarts.validate_every is 0'),
+    ({'count': 0}, 'count=0: must be at least 1'),
+    ({'count': 2, 'active': 3}, 'active=3: must be from 1 to count=2'),
+    ({'validate_every': 0}, 'validate_every=0: must be at least 1'),
   ],
 )
 def test_settings_out_of_range_are_refused(settings, message):

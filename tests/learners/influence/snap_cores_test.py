@@ -55,7 +55,7 @@ def by_influence(cell, params, constants, batch):
   flat, unravel = flatten_util.ravel_pytree(params)
   keys = unroll.trial_keys(KEY, batch.index)
   begin = unroll.initial_state(cell, constants, KEY, batch.index)
-  num_states = steps.rows(begin, 1).shape[1]
+  num_states = steps.rows(begin, len(batch.index)).shape[1]
 
   def trial(state, key, inputs, targets, mask):
     def advance(carry, now):
@@ -85,9 +85,9 @@ def by_influence(cell, params, constants, batch):
       return (after, influence[:num_states], total), None
 
     start = jnp.zeros((num_states, flat.size)), jnp.zeros(flat.size)
-    steps = jnp.arange(T), inputs, targets, mask
+    by_step = jnp.arange(T), inputs, targets, mask
     state = jax.tree.map(lambda x: x[None], state)
-    return jax.lax.scan(advance, (state, *start), steps)[0][2]
+    return jax.lax.scan(advance, (state, *start), by_step)[0][2]
 
   data = batch.inputs, batch.targets, batch.mask
   each = jax.vmap(trial, in_axes=(0, 0, 1, 1, 1))(begin, keys, *data)
