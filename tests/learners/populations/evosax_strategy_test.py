@@ -134,7 +134,9 @@ def test_the_mean_may_predict():
   state, _ = run(make(predict_mean=True), 60)
   np.testing.assert_allclose(state.rule_state.shared.mean, flat(state.params))
   np.testing.assert_allclose(flat(state.params), GOAL, atol=0.02)
-  with pytest.raises(ValueError, match='SimpleGA keeps a population'):
+  with pytest.raises(
+    ValueError, match='predict_mean=True: must be False for SimpleGA'
+  ):
     make(strategy='SimpleGA', predict_mean=True)
 
 
@@ -219,7 +221,11 @@ def test_a_population_over_devices_is_one_population():
 @pytest.mark.parametrize(
   'settings, error, message',
   [
-    ({'strategy': 'CMAES'}, KeyError, r"'CMAES'\. Did you mean 'CMA_ES'\?"),
+    (
+      {'strategy': 'CMAES'},
+      KeyError,
+      r"'CMAES': must be one of evosax\. Did you mean 'CMA_ES'\?",
+    ),
     ({'strategy': 'RandomSearch'}, ValueError, r"needs 'sampling_fn'"),
     ({'strategy': 'SV_Open_ES'}, ValueError, r"needs 'num_populations'"),
     (
