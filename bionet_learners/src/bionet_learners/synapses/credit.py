@@ -29,12 +29,7 @@ class Credit:
     self._structure, self._renewed = structure, renewed
     self._leak, self._probed = leak, probed
     values, probes = tangents
-    numbers = [
-      *structure.read.learned,
-      *structure.read.fixed,
-      *structure.read.layout.data,
-    ]
-    self._given = dict(zip(numbers, values, strict=True))
+    self._given = dict(zip(structure.numbers, values, strict=True))
     self._probes = probes
     self._group = {
       number: group
