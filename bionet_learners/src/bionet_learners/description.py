@@ -9,8 +9,7 @@ import numpy as np
 
 from bionet_core import interfaces
 from bionet_learners import base
-from bionet_learners.synapses import program, reading
-from bionet_learners.synapses import transition as transitions
+from bionet_learners.synapses import cut_step, program, reading
 
 
 class Row(NamedTuple):
@@ -75,7 +74,7 @@ def describe(cell: interfaces.Cell, inputs: jax.Array) -> Description:
   keys = jax.random.split(key, inputs.shape[0])
   params, constants = cell.init(key, inputs)
   state = cell.initial_state(constants, keys)
-  transition = transitions.open_transition(
+  transition = cut_step.open_transition(
     cell, params, constants, state, keys, inputs
   )
   structure = transition.structure

@@ -20,15 +20,11 @@ import numpy as np
 import optax
 
 from bionet_core import interfaces, unroll
-from bionet_learners import base, description, oracles
-from bionet_learners.reverse import bptt
-from bionet_learners.synapses import transition
+from bionet_learners import base, laws
 
 _RTOL, _ATOL = 1e-4, 1e-6
 
 _MOST_PARAMETERS = 20_000  # of a cell whose credit is checked in seconds
-_DRAWS = 1_024  # estimates of a rule that is right on average
-_MOST_Z = 4.5  # in 8 directions: 1 in 20,000 right rules is refused
 
 
 def check_credit(
@@ -76,11 +72,13 @@ def check_credit(
       f'{_MOST_PARAMETERS:,}; check a smaller cell of the kind'
     )
   with jax.enable_x64(True):
-    if _keeps_float64(cell, rule, trials, seed):
-      laws = _Credit(cell, loss, rule, trials, seed, jnp.float64, 1e-6).check()
-      return f'credit checked in float64: {laws}'
-  laws = _Credit(cell, loss, rule, trials, seed, jnp.float32, 1e-4).check()
-  return f'credit checked in float32, which the cell is written for: {laws}'
+    if laws.keeps_float64(cell, rule, trials, seed):
+      kept = laws.Credit(cell, loss, rule, trials, seed, jnp.float64, 1e-6)
+      return f'credit checked in float64: {kept.check()}'
+  kept = laws.Credit(cell, loss, rule, trials, seed, jnp.float32, 1e-4)
+  return (
+    f'credit checked in float32, which the cell is written for: {kept.check()}'
+  )
 
 
 def check_rule(
@@ -377,151 +375,3 @@ def _assert_close(got, wanted, message: str) -> None:
       atol=_ATOL,
       err_msg=f'{message} ({jax.tree_util.keystr(path)})',
     )
-
-
-def _random_problem(trials, seed, num_steps, dtype) -> interfaces.Trials:
-  """A short problem: random inputs, the targets of these trials."""
-  rows = np.arange(2) % trials.index.shape[0]
-  last = trials.mask.shape[0] - 1 - np.arange(num_steps)[::-1]
-  # Of late steps, where the targets of most tasks are.
-  targets = trials.targets[np.maximum(last, 0)][:, rows]
-  if jnp.issubdtype(targets.dtype, jnp.inexact):
-    targets = targets.astype(dtype)
-  mask = np.zeros((num_steps, 2))
-  mask[num_steps // 2 :] = 1 / len(mask[num_steps // 2 :])
-  shape = (num_steps, 2, *trials.inputs.shape[2:])
-  return interfaces.Trials(
-    inputs=jax.random.normal(jax.random.key(seed), shape, dtype),
-    targets=targets,
-    mask=jnp.asarray(mask, dtype),
-    index=jnp.arange(2),
-  )
-
-
-def _keeps_float64(cell, rule, trials, seed) -> bool:
-  """Whether a cell runs in float64 from parameters to emission."""
-  problem = _random_problem(trials, seed, 2, jnp.float64)
-
-  def run(key):
-    params, constants = rule.model.init(key, problem)
-    keys = unroll.trial_keys(key, problem.index)
-    state = unroll.initial_state(cell, constants, key, problem.index)
-    return state, cell.step(params, constants, state, keys, problem.inputs[0])
-
-  state, (emission, after) = jax.eval_shape(run, jax.random.key(seed))
-  floats = [
-    x
-    for x in jax.tree.leaves((emission, state, after))
-    if jnp.issubdtype(x.dtype, jnp.floating)
-  ]
-  return all(x.dtype == jnp.float64 for x in floats)
-
-
-class _Credit:
-  """The laws of credit, on one rule, one cell and one short problem."""
-
-  def __init__(self, cell, loss, rule, trials, seed, dtype, tolerance):
-    self._cell, self._rule, self._tolerance = cell, rule, tolerance
-    self._key = jax.random.key(seed)
-    self._short = _random_problem(trials, seed, 1, dtype)
-    self._long = _random_problem(trials, seed, 5, dtype)
-    self._params, self._constants = rule.model.init(self._key, self._long)
-    self._exact = bptt.bptt(cell, loss)
-    self._cut = bptt.bptt(transition.cut(cell), loss)
-
-  def check(self) -> str:
-    """Checks all that is claimed; returns the names of the laws."""
-    claim, laws = self._rule.claim, ['no gradient is lost']
-    exact = self._gradient(self._exact, self._long)
-    if claim.on_average:
-      self._on_average(exact)
-      return 'equal to BPTT on average'
-    gradient = self._gradient(self._rule, self._long)
-    self._loses_nothing(gradient, exact)
-    if claim.step:
-      wanted = self._gradient(self._exact, self._short)
-      got = self._gradient(self._rule, self._short)
-      self._assert_close(got, wanted, 'on one step it is not BPTT')
-      laws.append('BPTT on one step')
-    if claim.whole:
-      self._assert_close(gradient, exact, 'it is not BPTT')
-      laws.append('BPTT')
-    if claim.cut:
-      wanted = self._gradient(self._cut, self._long)
-      within = () if claim.whole else self._within()
-      self._assert_close(
-        gradient, wanted, 'forward is not reverse through the cut cell', within
-      )
-      laws.append('forward = reverse')
-    if claim.windows:
-      within = () if claim.whole else self._within()
-      got = self._gradient(self._rule, self._long, in_windows=True)
-      self._assert_close(
-        got, gradient, 'windows of one step are not one window', within
-      )
-      laws.append('windows')
-    return ', '.join(laws)
-
-  def _gradient(self, rule, trials, *, in_windows=False, key=None):
-    """The gradient of whole trials, or summed over windows of one step."""
-    key = self._key if key is None else key
-    params, constants = self._params, self._constants
-    state = rule.init(self._key, params, constants, trials)
-    state = rule.begin(params, constants, state, key, trials)
-    estimate = jax.jit(rule.estimate)
-    if not in_windows:
-      return estimate(params, constants, state, key, trials)[0].gradient
-    total = jax.tree.map(jnp.zeros_like, params)
-    for t in range(trials.mask.shape[0]):
-      timed = jax.tree.map(lambda x, t=t: x[t : t + 1], unroll.timed(trials))
-      window = interfaces.Trials(index=trials.index, **timed)
-      result, state = estimate(params, constants, state, key, window)
-      total = jax.tree.map(jnp.add, total, result.gradient)
-    return total
-
-  def _rows(self):
-    """What `describe` says of each parameter; None where it refuses."""
-    try:
-      return description.describe(self._cell, self._long.inputs[0])
-    except ValueError:  # units meet outside of synapses: nothing to say of
-      return None
-
-  def _within(self) -> set[str]:
-    return {row.name for row in self._rows() or () if row.within_window}
-
-  def _loses_nothing(self, gradient, exact) -> None:
-    wanted = exact
-    if self._rows() is not None:
-      wanted = self._gradient(self._cut, self._long)
-    for (path, got), leaf in zip(
-      jax.tree.leaves_with_path(gradient), jax.tree.leaves(wanted), strict=True
-    ):
-      name = jax.tree_util.keystr(path)
-      assert np.any(got) or not np.any(leaf), (
-        f'the gradient of {name} is exactly 0 where that of BPTT is not'
-      )
-
-  def _on_average(self, exact) -> None:
-    keys = jax.random.split(self._key, _DRAWS)
-
-    def difference(key):  # noise of the cell is the same in both
-      got = self._gradient(self._rule, self._long, key=key)
-      wanted = self._gradient(self._exact, self._long, key=key)
-      return jax.tree.map(lambda a, b, e: a - b + e, got, wanted, exact)
-
-    bias = oracles.bias(jax.lax.map(difference, keys), exact, self._key)
-    worst = float(jnp.max(jnp.abs(bias.z)))
-    assert worst < _MOST_Z, (
-      f'it is not BPTT on average: |z| is {worst:.1f} along one of 8 directions'
-    )
-
-  def _assert_close(self, got, wanted, message, leave=()) -> None:
-    largest = max(np.max(np.abs(x)) for x in jax.tree.leaves(wanted))
-    for (path, have), want in zip(
-      jax.tree.leaves_with_path(got), jax.tree.leaves(wanted), strict=True
-    ):
-      name = jax.tree_util.keystr(path)
-      off = np.max(np.abs(have - want)) / largest
-      assert name in leave or off <= self._tolerance, (
-        f'{message}: {name} is off by {off:.1e} of the largest gradient'
-      )

@@ -12,9 +12,8 @@ import jax
 import jax.numpy as jnp
 
 from bionet_core import interfaces
-from bionet_learners.synapses import local as local_module
-from bionet_learners.traces import sites as places
-from bionet_learners.traces import unit_matrix
+from bionet_learners.synapses import slopes
+from bionet_learners.traces import placement, unit_matrix
 
 
 def advance(
@@ -75,12 +74,12 @@ class Window(NamedTuple):
     )
 
 
-def traced(sites: list[places.Site]) -> list[int]:
+def traced(sites: list[placement.Site]) -> list[int]:
   """The numbers of the synapses that have traces, each once."""
   return sorted({site.number for site in sites})
 
 
-def of_sites(sites: list[places.Site], local: local_module.Local) -> Window:
+def of_sites(sites: list[placement.Site], local: slopes.Local) -> Window:
   """A step's local derivative, by site: only the columns that have traces.
 
   Sorted out step by step, since what a window's steps leave is stacked.
@@ -88,7 +87,7 @@ def of_sites(sites: list[places.Site], local: local_module.Local) -> Window:
   numbers = traced(sites)
 
   def precise(x):
-    return x.astype(places.precise(x.dtype))
+    return x.astype(placement.precise(x.dtype))
 
   inputs, drive = [], []
   for site in sites:
@@ -98,7 +97,7 @@ def of_sites(sites: list[places.Site], local: local_module.Local) -> Window:
     zero = jnp.zeros_like(next(iter(by_leaf.values())))
     c = [precise(by_leaf.get(leaf, zero)) for leaf in site.leaves]
     if site.synapse.product is not None:
-      c = [places.take(one, site.columns) for one in c]
+      c = [placement.take(one, site.columns) for one in c]
     inputs.append(None if x is None else precise(x))
     drive.append(tuple(c))
   # Only these are stacked over a window.
@@ -115,7 +114,7 @@ def of_sites(sites: list[places.Site], local: local_module.Local) -> Window:
 
 
 def advance_all(
-  sites: list[places.Site],
+  sites: list[placement.Site],
   traces: list[unit_matrix.Vector],
   window: Window,
 ) -> list[unit_matrix.Vector]:
@@ -135,7 +134,7 @@ def advance_all(
 
 
 def add_past(
-  sites: list[places.Site],
+  sites: list[placement.Site],
   traces: list[unit_matrix.Vector],
   signal: interfaces.ArrayTree,
   asked: jax.Array,
@@ -157,7 +156,7 @@ def add_past(
   """
   kept, after = [], []
   for site, traces_here, total in zip(sites, traces, sums, strict=True):
-    along = places.signals_of(site, signal)
+    along = placement.signals_of(site, signal)
     if site.synapse.product is None:
       total += sum(e * x for e, x in zip(traces_here, along, strict=True))
     else:

@@ -3,15 +3,14 @@
 
 from bionet_core import interfaces
 from bionet_learners import base
-from bionet_learners.traces import feedback as feedbacks
-from bionet_learners.traces import rule
+from bionet_learners.traces import feedback_weights, rule
 
 
 def e_prop(
   cell: interfaces.Cell,
   loss: interfaces.StepLoss,
   *,
-  feedback: feedbacks.Feedback = 'symmetric',
+  feedback: feedback_weights.Feedback = 'symmetric',
   kappa: float = 0.0,
   window: int = 10,
   adaptation_rate: float = 1e-2,
@@ -62,7 +61,7 @@ def e_prop(
   if not 0 <= kappa < 1:
     raise ValueError(f'kappa={kappa}: it must be in [0, 1).')
   settings = rule.settings_of(window, trace_dtype)
-  teaching = feedbacks.teaching(
+  teaching = feedback_weights.teaching(
     cell, loss, feedback, rate=adaptation_rate, decay=adaptation_decay
   )
   exact = feedback == 'symmetric'

@@ -3,8 +3,7 @@
 
 from bionet_core import interfaces
 from bionet_learners import base
-from bionet_learners.traces import feedback as feedbacks
-from bionet_learners.traces import rule
+from bionet_learners.traces import feedback_weights, rule
 
 
 def rflo(
@@ -12,7 +11,7 @@ def rflo(
   loss: interfaces.StepLoss,
   *,
   tau: float = 10.0,
-  feedback: feedbacks.Feedback = 'random',
+  feedback: feedback_weights.Feedback = 'random',
   window: int = 10,
   adaptation_rate: float = 1e-2,
   adaptation_decay: float = 1e-3,
@@ -55,7 +54,7 @@ def rflo(
   if not tau >= 1:
     raise ValueError(f'tau={tau}: at least 1 step.')
   settings = rule.settings_of(window, trace_dtype, leak=1 - 1 / tau)
-  teaching = feedbacks.teaching(
+  teaching = feedback_weights.teaching(
     cell, loss, feedback, rate=adaptation_rate, decay=adaptation_decay
   )
   exact = feedback == 'symmetric'

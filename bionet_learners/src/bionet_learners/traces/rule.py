@@ -8,9 +8,8 @@ import jax
 import jax.numpy as jnp
 
 from bionet_core import interfaces, unroll
-from bionet_learners import base, over_time
-from bionet_learners import windows as trial_windows
-from bionet_learners.traces import windows
+from bionet_learners import base, over_time, windows
+from bionet_learners.traces import windowed
 
 Execution = Literal['forward', 'reverse', 'auto']
 
@@ -51,7 +50,7 @@ def exactly(loss: interfaces.StepLoss) -> Teaching:
 
 def traced_rule(
   cell: interfaces.Cell,
-  settings: windows.Settings,
+  settings: windowed.Settings,
   teaching: Teaching,
   *,
   kappa: float = 0.0,
@@ -86,14 +85,14 @@ def traced_rule(
     check_trials(trials)
     emission = emission_of(params, constants, state, keys, trials)
     filtering, state = felt(cell, state, emission)
-    opened = windows.open_cell(
+    opened = windowed.open_cell(
       filtering, settings, params, constants, state, keys, trials.inputs[0]
     )
     if kappa:
       _check_filter(opened, kappa)
     if execution == 'reverse':  # the cell was checked all the same
       return ()
-    return windows.no_traces(opened, state, settings)
+    return windowed.no_traces(opened, state, settings)
 
   def estimate(params, constants, shared, memory, key, trials):
     keys = unroll.trial_keys(key, trials.index)
@@ -102,9 +101,9 @@ def traced_rule(
       cell, params, constants, shared, emission
     )
     taught, state = felt(taught, memory.state, emission)
-    run, here = windows.forward, settings
+    run, here = windowed.forward, settings
     if execution == 'reverse':
-      run = windows.reverse
+      run = windowed.reverse
     # One window has no traces to advance but at its end.
     elif execution == 'auto' and trials.mask.shape[0] <= _SHORT:
       here = settings._replace(window=None)
@@ -150,7 +149,7 @@ def filtered(cell: interfaces.Cell, kappa: float) -> interfaces.Cell:
   )
 
 
-def _check_filter(opened: windows.Opened, kappa: float) -> None:
+def _check_filter(opened: windowed.Opened, kappa: float) -> None:
   """Raises ValueError where no trace of a unit reaches the filter."""
   structure = opened.transition.structure
   group = structure.groups[-1]  # the filter is the state's last leaf
@@ -172,13 +171,13 @@ def check_choice(setting: str, value: str, choices: tuple[str, ...]) -> None:
     )
 
 
-def settings_of(window: int, trace_dtype: str, **more) -> windows.Settings:
+def settings_of(window: int, trace_dtype: str, **more) -> windowed.Settings:
   """The settings of traces, checked.
 
   Raises:
     ValueError: if the window has no step, or the type is not floating.
   """
-  trial_windows.check_window(window)
+  windows.check_window(window)
   try:
     dtype = jnp.dtype(trace_dtype)
   except TypeError:
@@ -189,7 +188,7 @@ def settings_of(window: int, trace_dtype: str, **more) -> windows.Settings:
       f'trace_dtype={trace_dtype!r}: traces are floating, e.g. float32 or '
       'bfloat16.'
     )
-  return windows.Settings(window=window, trace_dtype=dtype, **more)
+  return windowed.Settings(window=window, trace_dtype=dtype, **more)
 
 
 def check_trials(trials: interfaces.Trials) -> None:

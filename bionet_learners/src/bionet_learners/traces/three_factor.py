@@ -1,31 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
 """Three-factor learning: a trace of pre and post, and one number per trial."""
 
-from typing import Literal, NamedTuple, get_args
+from typing import Literal, get_args
 
-import chex
 import jax
 import jax.numpy as jnp
 
 from bionet_core import interfaces
 from bionet_learners import base
-from bionet_learners.traces import rule
+from bionet_learners.traces import modulation, rule
 
 Modulator = Literal['surprise', 'loss']
-
-stop = jax.lax.stop_gradient
-
-
-class Expectation(NamedTuple):
-  """What the modulator expects.
-
-  Attributes:
-    loss: `[]`, the running mean of a trial's loss over its asked steps.
-    seen: `[]`, 0 before the first estimate, then 1.
-  """
-
-  loss: jax.Array
-  seen: jax.Array
 
 
 def three_factor(
@@ -84,64 +69,18 @@ def three_factor(
   def draw(params, constants, key, trials):
     del params, constants, key
     zero = jnp.zeros((), trials.inputs.dtype)
-    return Expectation(zero, zero)
+    return modulation.Expectation(zero, zero)
 
   def teach(cell, params, constants, expected, emission):
     size = jax.eval_shape(cell.readout, params, constants, emission).shape[-1]
     mean = expected.loss if modulator == 'surprise' else 0.0
-    return _with_emission(cell), _modulated(loss, mean, size), params
+    modulated = modulation.modulated(loss, mean, size)
+    return modulation.with_emission(cell), modulated, params
 
   def learn(expected, estimate, trials):
-    return estimate, _expect(expected, estimate, trials, expectation_rate)
+    return estimate, modulation.expect(
+      expected, estimate, trials, expectation_rate
+    )
 
   teaching = rule.Teaching(draw, teach, learn)
   return rule.traced_rule(cell, settings, teaching, claim=base.Claim())
-
-
-def _with_emission(cell: interfaces.Cell) -> interfaces.Cell:
-  """The cell whose outputs are the readout's, and behind them the emission."""
-
-  def readout(params, constants, emission):
-    outputs = cell.readout(params, constants, stop(emission))
-    flat = emission.reshape(emission.shape[0], -1)
-    return jnp.concatenate([outputs, flat], axis=-1)
-
-  return cell._replace(readout=readout)
-
-
-def _modulated(
-  loss: interfaces.StepLoss, expected: chex.Numeric, size: int
-) -> interfaces.StepLoss:
-  """The loss, with M_t times the sum of the emission, in derivative alone.
-
-  M_t is the trial's loss less mask times `expected`; `size` outputs come first.
-  """
-
-  def step_loss(outputs, targets, mask):
-    outputs, emission = outputs[:, :size], outputs[:, size:]
-
-    def alone(*trial):
-      return loss(*(x[None] for x in trial))[0]
-
-    total, metrics = loss(outputs, targets, mask)
-    # Trial by trial: what one trial lost must not weaken another's synapses.
-    factor = jax.vmap(alone)(stop(outputs), targets, mask) - mask * expected
-    moved = emission - stop(emission)  # zero, with a derivative
-    pushed = jnp.sum(stop(factor)[:, None] * moved) / mask.shape[0]
-    return total + pushed, metrics
-
-  return step_loss
-
-
-def _expect(expected, estimate, trials, rate) -> Expectation:
-  """The running mean after an estimate."""
-  # Windows in which nothing is asked must not pull the expectation to 0.
-  asked = jnp.sum(jnp.mean(trials.mask, axis=1))
-  mean = estimate.loss / jnp.where(asked > 0, asked, 1)
-  rate = jnp.where(expected.seen > 0, rate, 1.0)
-  moved = expected.loss + rate * (mean - expected.loss)
-  heard = asked > 0
-  return Expectation(
-    jnp.where(heard, moved, expected.loss).astype(expected.loss.dtype),
-    jnp.where(heard, jnp.ones_like(expected.seen), expected.seen),
-  )

@@ -12,9 +12,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from bionet_core import interfaces
-from bionet_learners.synapses import structure as structures
+from bionet_learners.synapses import anatomy, cut_step
 from bionet_learners.synapses import synapse as synapses
-from bionet_learners.synapses import transition as transitions
 from bionet_learners.traces import unit_matrix
 
 
@@ -59,7 +58,7 @@ class Site(NamedTuple):
 
 
 def sites_of(
-  structure: structures.Structure, *, every_leaf: bool = False
+  structure: anatomy.Structure, *, every_leaf: bool = False
 ) -> list[Site]:
   """The synapses that have traces, once per group that they drive.
 
@@ -159,7 +158,7 @@ def signals_of(site: Site, signal: interfaces.ArrayTree) -> unit_matrix.Vector:
 
 
 def to_learned(
-  transition: transitions.Transition,
+  transition: cut_step.Transition,
   sites: list[Site],
   learned: list[jax.Array],
   sums: list[jax.Array],

@@ -13,8 +13,7 @@ import jax
 import jax.numpy as jnp
 
 from bionet_core import interfaces
-from bionet_learners.synapses import credit, program, synapse
-from bionet_learners.synapses import structure as structures
+from bionet_learners.synapses import anatomy, credit, program, synapse
 
 stop = jax.lax.stop_gradient
 
@@ -35,7 +34,7 @@ class Local(NamedTuple):
 
 
 def local_derivative(
-  structure: structures.Structure,
+  structure: anatomy.Structure,
   learned: list[jax.Array],
   fixed: list[jax.Array],
   state: interfaces.ArrayTree,

@@ -13,10 +13,8 @@ import jax.numpy as jnp
 
 from bionet_core import interfaces, unroll
 from bionet_learners import base, over_time, windows
-from bionet_learners.synapses import local as locals_
-from bionet_learners.synapses import transition as transitions
-from bionet_learners.traces import advance
-from bionet_learners.traces import sites as places
+from bionet_learners.synapses import cut_step, slopes
+from bionet_learners.traces import advance, placement
 
 
 class Settings(NamedTuple):
@@ -47,16 +45,55 @@ class Opened(NamedTuple):
       runs once and not at each step; its step is the cut one.
   """
 
-  transition: transitions.Transition
-  sites: list[places.Site]
+  transition: cut_step.Transition
+  sites: list[placement.Site]
   learned: list[jax.Array]
   fixed: list[jax.Array]
   cell: interfaces.Cell
 
-  @property
-  def traced(self) -> list[int]:
-    """The numbers of the synapses that have traces."""
-    return advance.traced(self.sites)
+  def move(
+    self,
+    state: interfaces.ArrayTree,
+    keys: jax.Array,
+    inputs: jax.Array,
+    leak: float | None = None,
+  ) -> tuple[interfaces.ArrayTree, advance.Window]:
+    """A step forward: the new state, and what the traces need of the step."""
+    _, after, local = slopes.local_derivative(
+      self.transition.structure,
+      self.learned,
+      self.fixed,
+      state,
+      keys,
+      inputs,
+      advance.traced(self.sites),
+      leak,
+    )
+    return after, advance.of_sites(self.sites, local)
+
+  def gradient(
+    self,
+    params: interfaces.ArrayTree,
+    constants: interfaces.ArrayTree,
+    by_params: interfaces.ArrayTree,
+    by_learned: list[jax.Array],
+    sums: list[jax.Array],
+  ) -> interfaces.ArrayTree:
+    """The gradient of the parameters.
+
+    Args:
+      params: the parameters.
+      constants: the constants.
+      by_params: the gradient of what is done with them beside the prelude.
+      by_learned: that of the learned values.
+      sums: what traces credit to each site.
+    """
+    by_learned = placement.to_learned(
+      self.transition, self.sites, self.learned, sums, by_learned
+    )
+    prelude = self.transition.prelude
+    _, pull = jax.vjp(lambda p: prelude(p, constants)[0], params)
+    return jax.tree.map(jnp.add, by_params, pull(by_learned)[0])
 
 
 def open_cell(
@@ -75,10 +112,10 @@ def open_cell(
   `every_leaf` keeps traces of the state's leaves that no later step feels: a
   rule needs them whose traces reach further than the cut cell's own credit.
   """
-  transition = transitions.open_transition(
+  transition = cut_step.open_transition(
     cell, params, constants, state, keys, inputs
   )
-  sites = places.sites_of(
+  sites = placement.sites_of(
     transition.structure,
     every_leaf=every_leaf or settings.exact or settings.leak is not None,
   )
@@ -102,7 +139,7 @@ def no_traces(
 ) -> interfaces.ArrayTree:
   """The traces of trials that have no past."""
   structure = opened.transition.structure
-  return places.no_traces(
+  return placement.no_traces(
     opened.sites,
     structure.read.layout.batch,
     float_type(state),
@@ -169,11 +206,13 @@ def forward(
   opened = open_cell(
     cell, settings, params, constants, memory.state, keys, trials.inputs[0]
   )
-  transition, sites, learned, fixed, cut_cell = opened
+  sites, learned = opened.sites, opened.learned
 
   def objective(params, learned, state, steps, window):
     # The exact derivative inside of a window needs no cut step at all.
-    inside = (cell, params) if settings.exact else (cut_cell, (params, learned))
+    inside = (
+      (cell, params) if settings.exact else (opened.cell, (params, learned))
+    )
     total, (metrics, _) = unroll.unroll(
       inside[0], loss, inside[1], constants, state, keys, steps, window
     )
@@ -198,17 +237,8 @@ def forward(
 
     def move(state, data):
       step, inputs = data
-      _, state, local = locals_.local_derivative(
-        transition.structure,
-        learned,
-        fixed,
-        state,
-        unroll.step_keys(keys, step),
-        inputs,
-        opened.traced,
-        settings.leak,
-      )
-      return state, advance.of_sites(sites, local)
+      noise = unroll.step_keys(keys, step)
+      return opened.move(state, noise, inputs, settings.leak)
 
     num_steps = window.mask.shape[0]
     # Noise is numbered from the first step of the trial, not of the window.
@@ -230,24 +260,15 @@ def forward(
   dtype = jnp.result_type(float_type(memory.state), settings.trace_dtype)
   (memory, sums), result = windows.sum_over_windows(
     of_window,
-    (memory, places.no_sums(sites, batch, dtype)),
+    (memory, placement.no_sums(sites, batch, dtype)),
     trials,
     settings.window,
     nothing[0],
   )
   by_params, by_learned, total, metrics = result
   # Once per estimate: what is linear in the sums is not done per window.
-  by_learned = places.to_learned(transition, sites, learned, sums, by_learned)
-  gradient = through_prelude(opened, params, constants, by_params, by_learned)
+  gradient = opened.gradient(params, constants, by_params, by_learned, sums)
   return base.Estimate(gradient, total, metrics), memory
-
-
-def through_prelude(opened, params, constants, by_params, by_learned):
-  """The gradient of the parameters: their own, and that of learned values."""
-  _, pull = jax.vjp(
-    lambda p: opened.transition.prelude(p, constants)[0], params
-  )
-  return jax.tree.map(jnp.add, by_params, pull(by_learned)[0])
 
 
 def without_float0(signal, state):

@@ -23,14 +23,13 @@ import jax
 import jax.numpy as jnp
 
 from bionet_core import interfaces
-from bionet_learners.synapses import credit
-from bionet_learners.synapses import structure as structures
+from bionet_learners.synapses import anatomy, credit
 
 
 class Transition:
   """A cell's step, run by its structure."""
 
-  def __init__(self, structure: structures.Structure):
+  def __init__(self, structure: anatomy.Structure):
     """Takes a structure; see the head of this module."""
     self.structure = structure
     layout = structure.read.layout
@@ -153,7 +152,7 @@ def open_transition(
     TypeError, ValueError: as `structure`.
   """
   return Transition(
-    structures.structure(cell, params, constants, state, keys, inputs)
+    anatomy.structure(cell, params, constants, state, keys, inputs)
   )
 
 

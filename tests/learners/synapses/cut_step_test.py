@@ -16,7 +16,7 @@ from bionet_core import interfaces
 from bionet_core.cells import cores as cells
 from bionet_learners import oracles
 from bionet_learners.reverse import bptt
-from bionet_learners.synapses import transition
+from bionet_learners.synapses import cut_step
 from bionet_learners.traces import d_rtrl
 
 pytestmark = pytest.mark.oracle
@@ -254,7 +254,7 @@ def test_values_are_the_cells_own():
   state = jax.random.normal(KEY, (B, N))
   args = (params, {}, state, keys, batch.inputs[0])
   np.testing.assert_array_equal(
-    transition.cut(cell).step(*args)[0], cell.step(*args)[0]
+    cut_step.cut(cell).step(*args)[0], cell.step(*args)[0]
   )
 
 
@@ -297,6 +297,6 @@ def test_what_has_no_trace_unit_by_unit_is_refused(kind, error, match):
   batch = trials()
   params, _ = cell.init(jax.random.key(0), batch.inputs[0])
   with pytest.raises(error, match=match):
-    transition.cut(cell).step(
+    cut_step.cut(cell).step(
       params, {}, jnp.zeros((B, N)), jax.random.split(KEY, B), batch.inputs[0]
     )
