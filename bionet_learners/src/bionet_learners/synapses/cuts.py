@@ -156,10 +156,14 @@ def through(
 def hears(
   read: reading.Reading, groups: list[int], cuts: Cuts, table: units.Table
 ) -> dict[int, str]:
-  """The groups that hear other units by a product, within the step."""
+  """The groups that hear other units by a product that leads to them alone."""
   heard: dict[int, str] = {}
   for at, line in enumerate(read.body):
     if not read.mixes[at]:
+      continue
+    ahead = cuts.ahead[line.outs[0]]
+    # What leads on by way of another group is that group's to hold.
+    if len(ahead) != 1:
       continue
     sources = {s for i in line.ins for s in units.of_atom(table, i)}
     # What has been cut is not heard: its credit ends at this very line.
@@ -167,5 +171,5 @@ def hears(
       kind == 'synapse' or groups[number] not in cuts.at[at]
       for kind, number in sources
     ):
-      heard.update(dict.fromkeys(cuts.ahead[line.outs[0]], line.name))
+      heard.update(dict.fromkeys(ahead, line.name))
   return heard

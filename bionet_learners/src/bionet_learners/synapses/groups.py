@@ -20,14 +20,11 @@ Table = list[dict[Source, places.Places]]
 """The places of each value, by source."""
 
 
-def carriers(read: reading.Reading) -> set[int]:
-  """The leaves of the state that a parameter reaches, in any number of steps.
-
-  A clock or a filtered input carries no credit, and is data like the inputs.
-  """
+def reached(read: reading.Reading) -> list[frozenset[int]]:
+  """The leaves that reach each value with a derivative; -1: parameters do."""
   steps, layout = read.steps, read.layout
   none: frozenset[int] = frozenset()
-  reached = [none] * len(steps.shapes)  # -1 stands for the parameters
+  reached = [none] * len(steps.shapes)
   for leaf, number in enumerate(layout.states):
     if steps.floating(number):
       reached[number] = frozenset((leaf,))
@@ -42,6 +39,15 @@ def carriers(read: reading.Reading) -> set[int]:
     for number in line.outs:
       if read.carries(line, number):
         reached[number] = through
+  return reached
+
+
+def carriers(read: reading.Reading) -> set[int]:
+  """The leaves of the state that a parameter reaches, in any number of steps.
+
+  A clock or a filtered input carries no credit, and is data like the inputs.
+  """
+  sources, layout = reached(read), read.layout
   # To a fixed point, since a leaf may hear a parameter by way of others, some
   # steps later.
   carry: set[int] = {-1}
@@ -49,7 +55,7 @@ def carriers(read: reading.Reading) -> set[int]:
     grown = {
       leaf
       for leaf, number in enumerate(layout.after)
-      if isinstance(number, int) and reached[number] & carry
+      if isinstance(number, int) and sources[number] & carry
     }
     if grown <= carry:
       return carry - {-1}
@@ -149,12 +155,13 @@ def groups_of(
   read: reading.Reading,
   synapses: list[synapse.Synapse],
   carriers: set[int],
+  sinks: set[int],
   table: Table,
 ) -> list[int]:
   """Unites the leaves of the state that act on each other elementwise.
 
   Leaves whose elements one synapse drives alike are variables of the same
-  units, too.
+  units, too. A sink stays alone.
   """
   layout = read.layout
   parent = list(range(len(layout.states)))
@@ -165,7 +172,7 @@ def groups_of(
     return leaf
 
   driven: dict[Source, list[tuple[int, np.ndarray]]] = {}
-  for leaf in sorted(carriers):
+  for leaf in sorted(carriers - sinks):
     number = layout.after[leaf]
     for source, several in of_atom(table, number).items():
       # Whatever one leaf does to another without a product, they are of a unit.
@@ -185,7 +192,7 @@ def groups_of(
     order.index(root(leaf)) if leaf in carriers else -1
     for leaf in range(len(layout.states))
   ]
-  _check_units(read, synapses, table, groups)
+  _check_units(read, synapses, table, groups, sinks)
   return groups
 
 
@@ -194,7 +201,7 @@ def of_atom(table: Table, atom: program.Atom) -> dict[Source, places.Places]:
   return table[atom] if isinstance(atom, int) else {}
 
 
-def _check_units(read, synapses, table, groups) -> None:
+def _check_units(read, synapses, table, groups, sinks) -> None:
   """Raises ValueError where the state's own paths leave the unit."""
   steps, layout = read.steps, read.layout
   for leaf, number in enumerate(layout.after):
@@ -203,14 +210,14 @@ def _check_units(read, synapses, table, groups) -> None:
     for source, several in table[number].items():
       # Several units in one value: there is no trace unit by unit of that.
       if several.mixed:
-        raise ValueError(_across(layout, synapses, source, leaf, several.mixed))
-      if source[0] != 'state':
+        raise ValueError(across(layout, synapses, source, leaf, several.mixed))
+      if source[0] != 'state' or (leaf in sinks and source[1] != leaf):
         continue
       itself = places.identity(steps.shapes[layout.states[source[1]]])
       for one in several.maps:
         if one.shape != itself.shape or not np.all((one == itself) | (one < 0)):
           raise ValueError(
-            _across(
+            across(
               layout, synapses, source, leaf, 'an operation that moves units'
             )
             + ' A leaf that packs several variables of a unit would do as one '
@@ -218,7 +225,8 @@ def _check_units(read, synapses, table, groups) -> None:
           )
 
 
-def _across(layout, synapses, source, leaf, operation) -> str:
+def across(layout, synapses, source, leaf, operation) -> str:
+  """Says where units meet outside of synapses."""
   kind, number = source
   begin = (
     f'state{layout.names[number]}'

@@ -25,7 +25,8 @@ class Local(NamedTuple):
     inputs: of each traced synapse, a product's inputs `[B, G P, m]`; None for
       an elementwise one.
     drive: c: of each traced synapse and leaf, `[B, *shape]` of its variable.
-    decay: D: `{(to, from): [B, units]}` of the leaves of a group.
+    decay: D: `{(to, from): [B, units]}` of the leaves of a group, and of a sink
+      and the leaves that it hears; the units are those of `from`.
   """
 
   inputs: list[jax.Array | None]
@@ -99,9 +100,7 @@ def local_derivative(
     new, pull, aux = jax.vjp(run, nudges, floats, has_aux=True)
   drive = [{} for _ in traced]
   decay: dict[tuple[int, int], jax.Array] = {}
-  # Groups never act on each other here, so that one backward pass serves a
-  # leaf of every group.
-  for to in _one_leaf_per_group(structure, kept):
+  for to in _passes(structure, kept):
     along = [
       jnp.ones_like(x) if leaf in to else jnp.zeros_like(x)
       for leaf, x in zip(kept, new, strict=True)
@@ -113,11 +112,12 @@ def local_derivative(
         # Leaves that a synapse does not drive have a drive of zero.
         if leaf in structure.synapses[number].drives:
           drive[at][leaf] = by_nudge[number]
-      for other in structure.members(structure.groups[leaf]):
+      heard = structure.heard_by(leaf)
+      for other in (o for g in heard for o in structure.members(g)):
         if leak is None:
           d = by_leaf[other]
         else:
-          d = jnp.full_like(leaves[leaf], leak if other == leaf else 0)
+          d = jnp.full_like(leaves[other], leak if other == leaf else 0)
         decay[leaf, other] = d.reshape(d.shape[0], -1)
   emission, after, received = aux
   return (
@@ -177,10 +177,15 @@ def _nudged(
   return outs
 
 
-def _one_leaf_per_group(structure, kept) -> list[set[int]]:
-  """The leaves in sets that hold one of each group at most."""
+def _passes(structure, kept) -> list[set[int]]:
+  """The leaves in sets that one backward pass serves.
+
+  Groups never act on each other here, so that a set holds one leaf of each; a
+  sink hears several groups, and what drives them may drive it, too.
+  """
+  sinks = structure.sinks
   ranks: dict[int, set[int]] = {}
-  for group in {structure.groups[leaf] for leaf in kept}:
+  for group in {structure.groups[leaf] for leaf in kept if leaf not in sinks}:
     for rank, leaf in enumerate(structure.members(group)):
       ranks.setdefault(rank, set()).add(leaf)
-  return list(ranks.values())
+  return [*ranks.values(), *({leaf} for leaf in sinks)]

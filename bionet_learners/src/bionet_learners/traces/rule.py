@@ -150,11 +150,10 @@ def filtered(cell: interfaces.Cell, kappa: float) -> interfaces.Cell:
 
 
 def _check_filter(opened: windowed.Opened, kappa: float) -> None:
-  """Raises ValueError where no trace of a unit reaches the filter."""
+  """Raises ValueError where the filter hears what no trace of a unit holds."""
   structure = opened.transition.structure
   group = structure.groups[-1]  # the filter is the state's last leaf
-  alone = group < 0 or structure.members(group) == [len(structure.groups) - 1]
-  if alone and group in structure.hears:
+  if group in structure.hears:
     raise ValueError(
       f'kappa={kappa}: the emission hears the units through a product '
       f'({structure.hears[group]}), and the filter would lose their credit at '
