@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Online rules where JAX, the precision or the shape of units is unusual."""
 
+import dataclasses
+
 import haiku as hk
 import jax
 import jax.numpy as jnp
@@ -9,6 +11,7 @@ import pytest
 
 import bionet_core as core
 import bionet_learners as bl
+from bionet_core import unroll
 from bionet_learners.training import precision
 from tests.learners import cores_test
 
@@ -208,3 +211,26 @@ class Hears(hk.RNNCore):
   def initial_state(self, batch_size):
     """Zeros."""
     return jnp.zeros((batch_size, 4))
+
+
+def test_trials_without_a_step_are_refused():
+  """Truth: one sentence with their shape, when a rule begins and later."""
+  cell = core.cell_from_core(lambda: hk.GRU(3), lambda: hk.Linear(cores_test.O))
+  some, key = problem(3), jax.random.key(0)
+  none = dataclasses.replace(
+    some, **jax.tree.map(lambda x: x[:0], unroll.timed(some))
+  )
+  match = r'inputs are \[0, 2, 3\].*at least 1 step'
+  params, constants = cell.init(key, some.inputs[0])
+  for make in (bl.bptt, *HALVED.values()):
+    rule = make(cell, cores_test.squared_error)
+    state = rule.init(key, params, constants, some)
+    for call in (
+      lambda rule=rule: rule.model.init(key, none),
+      lambda rule=rule: rule.init(key, params, constants, none),
+      lambda rule=rule, state=state: rule.estimate(
+        params, constants, state, key, none
+      ),
+    ):
+      with pytest.raises(ValueError, match=match):
+        call()

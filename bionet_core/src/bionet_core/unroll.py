@@ -37,6 +37,15 @@ def check_key(key: jax.Array) -> None:
     )
 
 
+def check_steps(trials: interfaces.Trials) -> None:
+  """Raises ValueError unless trials have a step."""
+  if trials.inputs.shape[0] == 0:
+    raise ValueError(
+      f'inputs are {list(trials.inputs.shape)}: trials lead with [T, B], and '
+      'need T of at least 1 step.'
+    )
+
+
 def trial_keys(key: jax.Array, index: jax.Array) -> jax.Array:
   """Keys `[B]` of trials: `fold_in(key, index[b])`, `index` int `[B]`."""
   check_key(key)
@@ -193,6 +202,7 @@ def unroll(
   chex.assert_equal_shape_prefix(
     [trials.inputs, trials.targets, trials.mask], 2
   )
+  check_steps(trials)
 
   def advance(state, now):
     step, inputs, targets, mask = now
@@ -223,6 +233,7 @@ def model_from_cell(cell: interfaces.Cell) -> interfaces.Model:
 
   def init(key, trials):
     check_key(key)
+    check_steps(trials)
     return cell.init(key, trials.inputs[0])
 
   def predict(params, constants, key, trials):

@@ -57,10 +57,12 @@ def over_time(
     return base.RuleState(rule_state.shared, memory)
 
   def init(key, params, constants, trials):
+    unroll.check_steps(trials)
     drawn = shared(params, constants, key, trials)
     return begin(params, constants, base.RuleState(drawn, ()), key, trials)
 
   def run(params, constants, rule_state, key, trials):
+    unroll.check_steps(trials)
     result, kept, memory = estimate(
       params, constants, rule_state.shared, rule_state.per_trial, key, trials
     )
