@@ -63,10 +63,10 @@ def over_time(
 
   def run(params, constants, rule_state, key, trials):
     unroll.check_steps(trials)
-    result, kept, memory = estimate(
+    result, drawn, memory = estimate(
       params, constants, rule_state.shared, rule_state.per_trial, key, trials
     )
-    return result, base.RuleState(kept, memory)
+    return result, base.RuleState(drawn, memory)
 
   return base.GradientRule(
     unroll.model_from_cell(cell), init, begin, run, learning_signal, claim

@@ -73,12 +73,11 @@ def check_credit(
     )
   with jax.enable_x64(True):
     if laws.keeps_float64(cell, rule, trials, seed):
-      kept = laws.Credit(cell, loss, rule, trials, seed, jnp.float64, 1e-6)
-      return f'credit checked in float64: {kept.check()}'
-  kept = laws.Credit(cell, loss, rule, trials, seed, jnp.float32, 1e-4)
-  return (
-    f'credit checked in float32, which the cell is written for: {kept.check()}'
-  )
+      credit = laws.Credit(cell, loss, rule, trials, seed, jnp.float64, 1e-6)
+      return f'credit checked in float64: {credit.check()}'
+  credit = laws.Credit(cell, loss, rule, trials, seed, jnp.float32, 1e-4)
+  checked = credit.check()
+  return f'credit checked in float32, which the cell is written for: {checked}'
 
 
 def check_rule(

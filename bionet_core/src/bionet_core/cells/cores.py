@@ -188,11 +188,11 @@ def _draws(function: Callable, params, *args) -> bool:
 def _each_trial(function: Callable, params, keys: jax.Array, *args):
   """`function(params, key, *args)` of each trial alone, as a batch of 1."""
 
-  def one(key, *args):
+  def of_trial(key, *args):
     args = jax.tree.map(lambda x: x[None], args)
     return jax.tree.map(lambda x: x[0], function(params, key, *args))
 
-  return jax.vmap(one)(keys, *args)
+  return jax.vmap(of_trial)(keys, *args)
 
 
 def _check_core(core: object) -> None:

@@ -20,7 +20,7 @@ from typing import NamedTuple
 import jax
 
 from bionet_core import interfaces
-from bionet_learners.synapses import cuts, groups, reading, sinks, synapse
+from bionet_learners.synapses import contacts, cuts, groups, reading, sinks
 
 
 class Structure(NamedTuple):
@@ -41,7 +41,7 @@ class Structure(NamedTuple):
   """
 
   read: reading.Reading
-  synapses: list[synapse.Synapse]
+  synapses: list[contacts.Synapse]
   groups: list[int]
   sinks: sinks.Sinks
   cuts: cuts.Cuts
@@ -79,7 +79,7 @@ def structure(
     ValueError: if units meet outside of synapses in the recurrence.
   """
   read = reading.read(cell, params, constants, state, keys, inputs)
-  synapses = synapse.find(read)
+  synapses = contacts.find(read)
   carriers = groups.carriers(read)
   table = groups.origins(read, synapses, carriers)
   gathering = sinks.leaves(read, carriers, table)
@@ -88,18 +88,18 @@ def structure(
   leaking = cuts.leaking(read, of_leaves, where, table)
   emits = cuts.emitting(read)
   known = []
-  for number, one in enumerate(synapses):
-    drives = groups.drives_of(number, one, read.layout, table, of_leaves)
+  for number, synapse in enumerate(synapses):
+    drives = groups.drives_of(number, synapse, read.layout, table, of_leaves)
     beyond = [leaf for leaf in drives if of_leaves[leaf] in leaking]
-    through = cuts.through(number, one, read, where, table)
+    through = cuts.through(number, synapse, read, where, table)
     # What another layer hears at the next step no trace of a unit carries.
     for leaf in beyond:
       through = through | (drives[leaf] >= 0)
     known.append(
-      one._replace(
+      synapse._replace(
         drives=drives,
         through=through,
-        emits=any(emits[o] for o in read.body[one.line].outs),
+        emits=any(emits[o] for o in read.body[synapse.line].outs),
       )
     )
   return Structure(

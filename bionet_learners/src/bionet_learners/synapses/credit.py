@@ -127,9 +127,9 @@ def moves(tangent: Any) -> bool:
 def jvp(line: program.Line, ins: list[Any], along: dict[int, jax.Array]):
   """The tangents of a line's results, where these operands move."""
 
-  def moved(*some):
+  def moved(*moving):
     full = list(ins)
-    for k, x in zip(along, some, strict=True):
+    for k, x in zip(along, moving, strict=True):
       full[k] = x
     return line.bind(full)
 

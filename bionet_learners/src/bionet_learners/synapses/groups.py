@@ -9,7 +9,7 @@ import math
 
 import numpy as np
 
-from bionet_learners.synapses import places, program, reading, synapse
+from bionet_learners.synapses import contacts, places, program, reading
 
 ADVICE = 'Rules that need no such structure: rtrl, snap, bptt, truncated_bptt.'
 
@@ -64,7 +64,7 @@ def carriers(read: reading.Reading) -> set[int]:
 
 def origins(
   read: reading.Reading,
-  synapses: list[synapse.Synapse],
+  synapses: list[contacts.Synapse],
   carriers: set[int],
 ) -> Table:
   """Which element of each source each element comes from."""
@@ -75,8 +75,8 @@ def origins(
     itself = places.Places([places.identity(steps.shapes[number])])
     table[number]['state', leaf] = itself
   by_line: dict[int, list[int]] = {}
-  for number, one in enumerate(synapses):
-    by_line.setdefault(one.line, []).append(number)
+  for number, synapse in enumerate(synapses):
+    by_line.setdefault(synapse.line, []).append(number)
   for at, line in enumerate(read.body):
     # A product adds up units, so that no place passes it; its own variable
     # begins there.
@@ -107,7 +107,7 @@ def origins(
       results = places.spread(
         line, [o.get(source, places.NOWHERE) for o in operands], ins, outs
       )
-      if source[0] == 'synapse' and line.name in synapse.OPAQUE:
+      if source[0] == 'synapse' and line.name in contacts.OPAQUE:
         results = _broadcast_inside(line, synapses, source[1], at, results, ins)
       for number, result in zip(line.outs, results, strict=True):
         if result and read.carries(line, number):
@@ -153,7 +153,7 @@ def _broadcast_inside(line, synapses, number, at, results, ins):
 
 def groups_of(
   read: reading.Reading,
-  synapses: list[synapse.Synapse],
+  synapses: list[contacts.Synapse],
   carriers: set[int],
   sinks: set[int],
   table: Table,
@@ -214,8 +214,10 @@ def _check_units(read, synapses, table, groups, sinks) -> None:
       if source[0] != 'state' or (leaf in sinks and source[1] != leaf):
         continue
       itself = places.identity(steps.shapes[layout.states[source[1]]])
-      for one in several.maps:
-        if one.shape != itself.shape or not np.all((one == itself) | (one < 0)):
+      for elements in several.maps:
+        if elements.shape != itself.shape or not np.all(
+          (elements == itself) | (elements < 0)
+        ):
           raise ValueError(
             across(
               layout, synapses, source, leaf, 'an operation that moves units'
@@ -242,7 +244,7 @@ def across(layout, synapses, source, leaf, operation) -> str:
 
 def drives_of(
   number: int,
-  source: synapse.Synapse,
+  source: contacts.Synapse,
   layout: reading.Layout,
   table: Table,
   groups: list[int],
@@ -257,10 +259,10 @@ def drives_of(
     if not several or groups[leaf] < 0:
       continue
     drive = np.full(size, -1, np.int64)
-    for one in several.maps:
+    for elements in several.maps:
       # The first trial says which element drives which unit; the others must
       # say the same of their own elements.
-      by_trial = one.reshape(layout.batch, -1)
+      by_trial = elements.reshape(layout.batch, -1)
       first = by_trial[0]
       shifts = size * np.arange(layout.batch)[:, None]
       units = np.flatnonzero(first >= 0)

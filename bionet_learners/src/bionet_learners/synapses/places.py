@@ -171,12 +171,12 @@ def _spread_custom(line, operands, ins, outs) -> list[Places]:
       if through.mixed or ins[at] != shape:
         results[k] = Places(mixed=line.name)
         break
-      for one in through.maps:
-        if not np.all((one == identity(shape)) | (one < 0)):
+      for elements in through.maps:
+        if not np.all((elements == identity(shape)) | (elements < 0)):
           results[k] = Places(mixed=line.name)
           break
         results[k] = results[k].united(
-          Places([np.where(one >= 0, m, -1) for m in places.maps])
+          Places([np.where(elements >= 0, m, -1) for m in places.maps])
         )
   return results
 
@@ -209,10 +209,10 @@ def _moved_all(line, operands, ins, outs) -> list[Places]:
   """Places through a structural operation, operand by operand."""
   results = [[] for _ in outs]
   for at, places in enumerate(operands):
-    for one in places.maps:
+    for elements in places.maps:
       # One operand at a time: the others come from nowhere, and -1 marks them.
       sources = [
-        one if other == at else np.full(shape, -1, np.int64)
+        elements if other == at else np.full(shape, -1, np.int64)
         for other, shape in enumerate(ins)
       ]
       moved = _moved(line.name, line.settings, sources, outs)

@@ -23,7 +23,7 @@ def leaves(
   """The leaves of the state that are sinks."""
   layout = read.layout
   reached = groups.reached(read)
-  found = set()
+  gathering = set()
   for leaf in carriers:
     number = layout.after[leaf]
     heard = {
@@ -34,8 +34,8 @@ def leaves(
     others = carriers - {leaf}
     felt = any(leaf in _of(reached, layout.after[o]) for o in others)
     if heard and not felt and not _hears_itself_by_a_product(read, leaf, table):
-      found.add(leaf)
-  return found
+      gathering.add(leaf)
+  return gathering
 
 
 def _of(reached, atom: program.Atom) -> frozenset[int]:
@@ -68,9 +68,9 @@ def elements(
     ValueError: if one unit reaches several.
   """
   layout = read.layout
-  found: Sinks = {}
+  by_leaf: Sinks = {}
   for leaf in sorted(sinks):
-    found[leaf] = {}
+    by_leaf[leaf] = {}
     for (kind, other), several in groups.of_atom(
       table, layout.after[leaf]
     ).items():
@@ -78,17 +78,17 @@ def elements(
         continue
       shape = read.steps.shapes[layout.states[other]]
       size = places.identity(shape[1:]).size
-      units = found[leaf].setdefault(
+      units = by_leaf[leaf].setdefault(
         of_leaves[other], np.full(size, -1, np.int64)
       )
-      for one in several.maps:
-        if not _take(units, one.reshape(layout.batch, -1)):
+      for element_of in several.maps:
+        if not _take(units, element_of.reshape(layout.batch, -1)):
           raise ValueError(
             groups.across(
               layout, [], (kind, other), leaf, 'an operation that repeats units'
             )
           )
-  return found
+  return by_leaf
 
 
 def _take(units: np.ndarray, by_trial: np.ndarray) -> bool:

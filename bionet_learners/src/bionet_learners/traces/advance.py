@@ -92,7 +92,7 @@ def of_sites(sites: list[placement.Site], local: slopes.Local) -> Window:
     zero = jnp.zeros_like(next(iter(by_leaf.values())))
     c = [precise(by_leaf.get(leaf, zero)) for leaf in site.leaves]
     if site.synapse.product is not None:
-      c = [placement.take(one, site.columns) for one in c]
+      c = [placement.take(values, site.columns) for values in c]
     c = [site.counts(leaf, x) for leaf, x in zip(site.leaves, c, strict=True)]
     inputs.append(None if received is None else precise(received))
     drive.append(tuple(c))
@@ -146,7 +146,7 @@ def add_past(
   sites: list[placement.Site],
   traces: list[unit_matrix.Vector],
   signal: interfaces.ArrayTree,
-  asked: jax.Array,
+  any_asked: jax.Array,
   sums: list[jax.Array],
 ) -> tuple[list[unit_matrix.Vector], list[jax.Array]]:
   """Adds what a signal credits to the past: `sum_b signal[b] e[b]`.
@@ -155,7 +155,7 @@ def add_past(
     sites: where traces are kept.
     traces: before the window.
     signal: dL/d state before the window.
-    asked: `[]`, whether the signal is not zero.
+    any_asked: `[]`, whether the signal is not zero.
     sums: as `sites.no_sums`.
 
   Returns:
@@ -163,7 +163,7 @@ def add_past(
     that reads them: it then comes before their update, which the compiler can
     make in place.
   """
-  kept, after = [], []
+  unchanged, after = [], []
   for site, traces_here, total in zip(sites, traces, sums, strict=True):
     along = placement.signals_of(site, signal)
     if site.synapse.product is None:
@@ -182,8 +182,8 @@ def add_past(
       # A loop without steps where nothing is asked: traces are large, and
       # a conditional would copy them.
       traces_here, total = jax.lax.fori_loop(
-        0, jnp.where(asked, batch, 0), of_trial, (traces_here, total)
+        0, jnp.where(any_asked, batch, 0), of_trial, (traces_here, total)
       )
-    kept.append(traces_here)
+    unchanged.append(traces_here)
     after.append(total)
-  return kept, after
+  return unchanged, after

@@ -72,7 +72,7 @@ def teaching(
     taught = rule.exactly(loss)
 
   def signal(params, constants, rule_state, emission, targets, mask):
-    told, _, learned = taught.teach(
+    through_matrix, _, learned = taught.teach(
       cell._replace(penalty=None),
       params,
       constants,
@@ -82,7 +82,7 @@ def teaching(
 
     def scored(emission):
       return unroll.score_step(
-        told, loss, learned, constants, emission, targets, mask
+        through_matrix, loss, learned, constants, emission, targets, mask
       )[0]
 
     return jax.grad(scored)(emission)

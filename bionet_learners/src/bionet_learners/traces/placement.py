@@ -12,8 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from bionet_core import interfaces
-from bionet_learners.synapses import anatomy, cut_step
-from bionet_learners.synapses import synapse as synapses
+from bionet_learners.synapses import anatomy, contacts, cut_step
 from bionet_learners.traces import unit_matrix
 
 
@@ -34,7 +33,7 @@ class Site(NamedTuple):
   """
 
   number: int
-  synapse: synapses.Synapse
+  synapse: contacts.Synapse
   group: int
   leaves: tuple[int, ...]
   columns: np.ndarray
@@ -86,9 +85,9 @@ def sites_of(
     every_leaf: of all leaves of the state, those included that no later step
       feels.
   """
-  kept = structure.alive
+  felt = structure.alive
   if every_leaf:
-    kept = [leaf for leaf, group in enumerate(structure.groups) if group >= 0]
+    felt = [leaf for leaf, group in enumerate(structure.groups) if group >= 0]
   sites = []
   for number, synapse in enumerate(structure.synapses):
     # What drives a sink counts once, with the first unit that reaches the same
@@ -101,21 +100,21 @@ def sites_of(
     sinks = {structure.groups[leaf] for leaf in structure.sinks}
     driven = {structure.groups[leaf] for leaf in synapse.drives}
     for group in [*sorted(driven - sinks), *sorted(driven & sinks)]:
-      site = _site(structure, number, group, kept, left)
+      site = _site(structure, number, group, felt, left)
       if site is not None:
         sites.append(site)
   return sites
 
 
-def _site(structure, number, group, kept, left) -> Site | None:
+def _site(structure, number, group, felt, left) -> Site | None:
   """The site of a synapse at a group; takes from `left` what counts there."""
   synapse = structure.synapses[number]
   sinks = {
     leaf: heard[group]
     for leaf, heard in structure.sinks.items()
-    if group in heard and leaf in kept
+    if group in heard and leaf in felt
   }
-  own = [leaf for leaf in kept if structure.groups[leaf] == group]
+  variables = [leaf for leaf in felt if structure.groups[leaf] == group]
   units = np.max(
     [
       synapse.drives[leaf]
@@ -125,10 +124,10 @@ def _site(structure, number, group, kept, left) -> Site | None:
     axis=0,
   )
   # A sink that is driven past all units is a group of one leaf, of its own.
-  counted = {leaf: left[leaf] for leaf in own if leaf in left}
+  counted = {leaf: left[leaf] for leaf in variables if leaf in left}
   drives = [
     counted.get(leaf, synapse.drives[leaf] >= 0)
-    for leaf in own
+    for leaf in variables
     if leaf in synapse.drives
   ]
   for leaf, elements in sinks.items():
@@ -151,7 +150,7 @@ def _site(structure, number, group, kept, left) -> Site | None:
     number=number,
     synapse=synapse,
     group=group,
-    leaves=(*own, *sinks),
+    leaves=(*variables, *sinks),
     columns=columns,
     units=units.ravel(),
     sinks=sinks,
