@@ -2,10 +2,20 @@
 """Runs that many tests look at are made by one worker for all."""
 
 import fcntl
+import functools
 import os
 import shutil
+from unittest import mock
 
+import numpy as np
 import pytest
+
+from bionet_learners.training import metrics
+from bionet_learners.training import scoring as learner_scoring
+from experiments import session
+from experiments.figures import confusion_matrix, learning_curve
+from experiments.runs import updates
+from tests.experiments import smoke
 
 
 @pytest.fixture(scope='session')
@@ -49,3 +59,52 @@ def once(of_all_workers):
     return path
 
   return folder
+
+
+@pytest.fixture(scope='session')
+def finished(once):
+  """`name -> workdir` of a config's smoke variant, run once."""
+
+  def workdir(name):
+    def make(folder):
+      folder.mkdir()
+      (folder / 'head').write_text(str(smoke.head()))
+      smoke.run(smoke.config(name), folder / 'run')
+
+    return once(f'finished_{name}', make) / 'run'
+
+  return workdir
+
+
+@pytest.fixture
+def no_figures(monkeypatch):
+  for figure in (learning_curve, confusion_matrix):
+    monkeypatch.setattr(figure, 'draw', lambda *_: None)
+
+
+@pytest.fixture
+def hollow(monkeypatch, no_figures):
+  """Makes updates count and do nothing else: `{update: accuracy after it}`.
+
+  An update that is not in the table has accuracy 0.5.
+  """
+  accuracies = {}
+
+  def advance(state, first, last):
+    state = state._replace(step=state.step + np.int32(last - first))
+    return state, [metrics.Metrics({'loss': np.ones(last - first)})]
+
+  def score(state):
+    accuracy = accuracies.get(int(state.step), 0.5)
+    trials = mock.Mock(targets=np.ones(1))
+    return {'accuracy': accuracy, 'loss': 1.0}, None, trials
+
+  monkeypatch.setattr(updates, 'make_advance_between', lambda _: advance)
+  monkeypatch.setattr(learner_scoring, 'make_score', lambda *_: score)
+  return accuracies
+
+
+@pytest.fixture
+def start():
+  """The command's work, in this process."""
+  return functools.partial(session.train)

@@ -10,154 +10,42 @@ need one, the types are wrong.
 import functools
 
 import chex
-import haiku as hk
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from jax import flatten_util
 
-from bionet_core import interfaces, unroll
-from bionet_core.cells import cores as cells
+from bionet_core import unroll
 from bionet_learners import base, oracles, testing
 from bionet_learners.reverse import bptt
-
-T, B, I, N, O = 8, 3, 2, 4, 2
-
-
-def squared_error(outputs, targets, mask):
-  error = jnp.sum((outputs - targets) ** 2, axis=-1) / 2
-  return jnp.mean(error * mask), {'mse': jnp.mean(error * mask)}
-
-
-def random_trials(seed=0):
-  rng = np.random.default_rng(seed)
-  mask = np.zeros((T, B), np.float32)
-  mask[[3, 6, 7]] = 1 / 3  # asked late, and not at every step
-  return interfaces.Trials(
-    inputs=jnp.asarray(rng.normal(size=(T, B, I)), jnp.float32),
-    targets=jnp.asarray(rng.normal(size=(T, B, O)), jnp.float32),
-    mask=jnp.asarray(mask),
-    index=jnp.arange(B) + 10,
-  )
-
-
-def stock_gru():
-  return cells.cell_from_core(lambda: hk.GRU(N), lambda: hk.Linear(O))
-
-
-##############################################################################
-# Exact forward sensitivities (RTRL)
-
-
-def toy_rtrl(cell, loss, *, drop_influence=False):
-  """J_t = ds_t/dtheta, carried forward: [B, P, ...] for each leaf of s."""
-  base.require_kind('toy_rtrl', cell, interfaces.Cell)
-
-  def begin(params, constants, rule_state, key, trials):
-    state = unroll.initial_state(cell, constants, key, trials.index)
-    size = flatten_util.ravel_pytree(params)[0].size
-    influence = jax.tree.map(
-      lambda x: jnp.zeros((x.shape[0], size, *x.shape[1:])), state
-    )
-    steps = jnp.zeros(trials.index.shape, jnp.int32)
-    return base.RuleState(rule_state.shared, (state, influence, steps))
-
-  def init(key, params, constants, trials):
-    return begin(params, constants, base.RuleState((), ()), key, trials)
-
-  def estimate(params, constants, rule_state, key, trials):
-    flat, unravel = flatten_util.ravel_pytree(params)
-    keys = unroll.trial_keys(key, trials.index)
-
-    def advance(carry, now):
-      (state, influence, steps), total = carry
-      inputs, targets, mask = now
-      noise = unroll.step_keys(keys, steps)
-
-      def transition(flat, state):
-        return cell.step(unravel(flat), constants, state, noise, inputs)
-
-      def scored(flat, state):
-        emission, _ = transition(flat, state)
-        return unroll.score_step(
-          cell, loss, unravel(flat), constants, emission, targets, mask
-        )
-
-      (value, metrics), (direct, to_state) = jax.value_and_grad(
-        scored, (0, 1), has_aux=True
-      )(flat, state)
-      total += direct + sum(
-        jnp.einsum('bp...,b...->p', j, d)
-        for j, d in zip(
-          jax.tree.leaves(influence), jax.tree.leaves(to_state), strict=True
-        )
-      )
-
-      def along(axis, tangent):
-        return jax.jvp(
-          lambda f, s: transition(f, s)[1], (flat, state), (axis, tangent)
-        )[1]
-
-      if drop_influence:
-        influence = jax.tree.map(jnp.zeros_like, influence)
-      influence = jax.vmap(along, (0, 1), 1)(jnp.eye(flat.size), influence)
-      _, state = transition(flat, state)
-      return ((state, influence, steps + 1), total), (value, metrics)
-
-    (carried, total), scores = jax.lax.scan(
-      advance,
-      (rule_state.per_trial, jnp.zeros_like(flat)),
-      (trials.inputs, trials.targets, trials.mask),
-    )
-    value, metrics = jax.tree.map(lambda x: jnp.sum(x, axis=0), scores)
-    return (
-      base.Estimate(unravel(total), value, metrics),
-      base.RuleState(rule_state.shared, carried),
-    )
-
-  return base.GradientRule(unroll.model_from_cell(cell), init, begin, estimate)
-
-
-def estimate_in_windows(rule, trials, windows):
-  """Sum of a rule's estimates over windows, the weights held fixed."""
-  key = jax.random.key(7)
-  params, constants = jax.jit(rule.model.init)(jax.random.key(1), trials)
-  state = rule.init(jax.random.key(2), params, constants, trials)
-  state = rule.begin(params, constants, state, key, trials)
-  estimate_window = jax.jit(rule.estimate)
-  total, start = jax.tree.map(jnp.zeros_like, params), 0
-  for length in windows:
-    part = slice(start, start + length)
-    window = trials.replace(
-      inputs=trials.inputs[part],
-      targets=trials.targets[part],
-      mask=trials.mask[part],
-    )
-    estimate, state = estimate_window(params, constants, state, key, window)
-    total = jax.tree.map(jnp.add, total, estimate.gradient)
-    start += length
-  return total
+from tests.integration import toys
 
 
 @pytest.mark.oracle
 def test_forward_sensitivities_equal_bptt_across_window_borders():
   """Truth: BPTT over the whole trial. Mutant: influence dropped each step."""
-  trials, cell = random_trials(), stock_gru()
-  exact = estimate_in_windows(bptt.bptt(cell, squared_error), trials, [T])
-  for windows in ([T], [3, 3, 2]):
-    rtrl = estimate_in_windows(toy_rtrl(cell, squared_error), trials, windows)
+  trials, cell = toys.random_trials(), toys.stock_gru()
+  exact = toys.estimate_in_windows(
+    bptt.bptt(cell, toys.squared_error), trials, [toys.T]
+  )
+  for windows in ([toys.T], [3, 3, 2]):
+    rtrl = toys.estimate_in_windows(
+      toys.toy_rtrl(cell, toys.squared_error), trials, windows
+    )
     chex.assert_trees_all_close(rtrl, exact, rtol=1e-4, atol=1e-6)
-  mutant = toy_rtrl(cell, squared_error, drop_influence=True)
-  wrong = estimate_in_windows(mutant, trials, [3, 3, 2])
+  mutant = toys.toy_rtrl(cell, toys.squared_error, drop_influence=True)
+  wrong = toys.estimate_in_windows(mutant, trials, [3, 3, 2])
   for leaf in ('w_i', 'w_h', 'b'):
     assert oracles.relative_error(wrong['gru'][leaf], exact['gru'][leaf]) > 0.05
 
 
 def test_rtrl_runs_online_and_resumes_in_the_middle_of_a_trial():
   """Truth: `descend(every=3)` is the loop over its windows, written out."""
-  trials, rule = random_trials(), toy_rtrl(stock_gru(), squared_error)
+  trials, rule = (
+    toys.random_trials(),
+    toys.toy_rtrl(toys.stock_gru(), toys.squared_error),
+  )
   learner = base.descend(rule, optax.sgd(0.1), every=3)
   key = jax.random.key(3)
   state = jax.jit(learner.init)(jax.random.key(0), trials)
@@ -165,7 +53,7 @@ def test_rtrl_runs_online_and_resumes_in_the_middle_of_a_trial():
   after, _ = jax.jit(learner.update)(state, key, trials)
   rule_state = rule.begin(params, {}, rule_state, key, trials)
   for start in (0, 3, 6):
-    part = slice(start, min(start + 3, T))
+    part = slice(start, min(start + 3, toys.T))
     window = trials.replace(
       inputs=trials.inputs[part],
       targets=trials.targets[part],
@@ -178,117 +66,16 @@ def test_rtrl_runs_online_and_resumes_in_the_middle_of_a_trial():
   chex.assert_trees_all_close(after.params, params, rtol=1e-5, atol=1e-7)
 
 
-##############################################################################
-# An eligibility trace with random feedback (RFLO's shape), on a leaky cell
-
-
-def leaky_cell(leak=0.8):
-  """h_t = leak h + (1 - leak) tanh(W x + R h); a readout without bias."""
-
-  def init(key, inputs):
-    keys = jax.random.split(key, 3)
-    shapes = {'w': (inputs.shape[-1], N), 'r': (N, N), 'out': (N, O)}
-    return {
-      name: jax.random.normal(k, shape) / np.sqrt(shape[0])
-      for k, (name, shape) in zip(keys, shapes.items(), strict=True)
-    }, {'leak': jnp.float32(leak)}
-
-  def initial_state(constants, keys):
-    del constants
-    return jnp.zeros((keys.shape[0], N))
-
-  def step(params, constants, state, keys, inputs):
-    del keys
-    drive = jnp.tanh(inputs @ params['w'] + state @ params['r'])
-    state = constants['leak'] * state + (1 - constants['leak']) * drive
-    return state, state
-
-  def readout(params, constants, emission):
-    del constants
-    return emission @ params['out']
-
-  return interfaces.Cell(init, initial_state, step, readout)
-
-
-def toy_e_prop(cell, loss, *, feedback='random'):
-  """Traces p_ij <- leak p_ij + (1 - leak) phi'_i x_j; signal B error."""
-
-  def begin(params, constants, rule_state, key, trials):
-    state = unroll.initial_state(cell, constants, key, trials.index)
-    batch = trials.index.shape[0]
-    traces = {
-      name: jnp.zeros((batch, *params[name].shape)) for name in ('w', 'r')
-    }
-    return base.RuleState(rule_state.shared, (state, traces))
-
-  def init(key, params, constants, trials):
-    shared = {'feedback': jax.random.normal(key, params['out'].shape)}
-    return begin(params, constants, base.RuleState(shared, ()), key, trials)
-
-  def estimate(params, constants, rule_state, key, trials):
-    del key
-    weights = rule_state.shared['feedback']
-    if feedback == 'symmetric':
-      weights = params['out']
-    leak = constants['leak']
-
-    def advance(carry, now):
-      (state, traces), updates = carry
-      inputs, targets, mask = now
-      before = state
-      emission, state = cell.step(params, constants, state, None, inputs)
-      drive = inputs @ params['w'] + before @ params['r']
-      slope = (1 - leak) * (1 - jnp.tanh(drive) ** 2)
-      pre = {'w': inputs, 'r': before}
-      traces = {
-        name: leak * trace + jnp.einsum('bi,bj->bij', pre[name], slope)
-        for name, trace in traces.items()
-      }
-      outputs = cell.readout(params, constants, emission)
-      (value, metrics), error = jax.value_and_grad(loss, has_aux=True)(
-        outputs, targets, mask
-      )
-      signal = error @ weights.T
-      updates = {
-        **{
-          name: updates[name] + jnp.einsum('bj,bij->ij', signal, trace)
-          for name, trace in traces.items()
-        },
-        'out': updates['out'] + emission.T @ error,
-      }
-      return ((state, traces), updates), (value, metrics)
-
-    zeros = jax.tree.map(jnp.zeros_like, params)
-    (carried, updates), scores = jax.lax.scan(
-      advance,
-      (rule_state.per_trial, zeros),
-      (trials.inputs, trials.targets, trials.mask),
-    )
-    value, metrics = jax.tree.map(lambda x: jnp.sum(x, axis=0), scores)
-    return (
-      base.Estimate(updates, value, metrics),
-      base.RuleState(rule_state.shared, carried),
-    )
-
-  return base.GradientRule(unroll.model_from_cell(cell), init, begin, estimate)
-
-
-def without_recurrence(cell):
-  """The same cell with R held at zero, where the trace is exact."""
-
-  def step(params, constants, state, keys, inputs):
-    return cell.step(
-      {**params, 'r': params['r'] * 0}, constants, state, keys, inputs
-    )
-
-  return cell._replace(step=step)
-
-
 @pytest.mark.oracle
 def test_eligibility_trace_is_exact_without_recurrence():
   """Truth: BPTT. With R = 0 and symmetric feedback nothing is dropped."""
-  trials, cell = random_trials(), without_recurrence(leaky_cell())
-  exact = estimate_in_windows(bptt.bptt(cell, squared_error), trials, [T])
+  trials, cell = (
+    toys.random_trials(),
+    toys.without_recurrence(toys.leaky_cell()),
+  )
+  exact = toys.estimate_in_windows(
+    bptt.bptt(cell, toys.squared_error), trials, [toys.T]
+  )
 
   def at_zero(rule):  # the trace is of a cell whose R is 0
     return rule._replace(
@@ -297,15 +84,17 @@ def test_eligibility_trace_is_exact_without_recurrence():
       )
     )
 
-  for windows in ([T], [3, 3, 2]):
-    symmetric = toy_e_prop(leaky_cell(), squared_error, feedback='symmetric')
-    updates = estimate_in_windows(at_zero(symmetric), trials, windows)
+  for windows in ([toys.T], [3, 3, 2]):
+    symmetric = toys.toy_e_prop(
+      toys.leaky_cell(), toys.squared_error, feedback='symmetric'
+    )
+    updates = toys.estimate_in_windows(at_zero(symmetric), trials, windows)
     for name in ('w', 'out'):
       np.testing.assert_allclose(
         updates[name], exact[name], rtol=1e-4, atol=1e-6
       )
-  random = at_zero(toy_e_prop(leaky_cell(), squared_error))
-  updates = estimate_in_windows(random, trials, [3, 3, 2])
+  random = at_zero(toys.toy_e_prop(toys.leaky_cell(), toys.squared_error))
+  updates = toys.estimate_in_windows(random, trials, [3, 3, 2])
   np.testing.assert_allclose(updates['out'], exact['out'], rtol=1e-4, atol=1e-6)
   assert oracles.relative_error(updates['w'], exact['w']) > 0.1
 
@@ -314,76 +103,12 @@ def _zero_r(params, constants):
   return {**params, 'r': params['r'] * 0}, constants
 
 
-##############################################################################
-# An evolution step: a Learner with no gradient
-
-
-def toy_evolution(cell, loss, *, population, elites, std, devices=base.ONE):
-  """(mu + lambda): keeps the elites, fills up with their mutants."""
-  model = unroll.model_from_cell(cell)
-
-  def fitness(params, constants, key, trials):
-    state = unroll.initial_state(cell, constants, key, trials.index)
-    keys = unroll.trial_keys(key, trials.index)
-    steps = jnp.zeros(trials.index.shape, jnp.int32)
-    return unroll.unroll(
-      cell, loss, params, constants, state, keys, steps, trials
-    )[0]
-
-  def init(key, trials):
-    params, constants = model.init(key, trials)
-    members = jax.vmap(lambda k: model.init(k, trials)[0])(
-      jax.random.split(key, population)
-    )
-    memory = base.RuleState(shared=members, per_trial=())
-    return base.LearnerState(params, constants, memory, (), jnp.int32(0))
-
-  def update(state, key, trials):
-    members = state.rule_state.shared
-    share = population // devices.count
-    mine = jax.tree.map(
-      lambda x: jax.lax.dynamic_slice_in_dim(x, devices.index() * share, share),
-      members,
-    )
-    losses = devices.gather(
-      jax.vmap(lambda p: fitness(p, state.constants, key, trials))(mine)
-    )
-    order = jnp.argsort(losses)
-    kept = jax.tree.map(lambda x: x[order[:elites]], members)
-    draw = jax.random.fold_in(key, state.step)
-    parents = jax.random.randint(draw, (population - elites,), 0, elites)
-
-    def mutate(x, k):
-      children = x[parents]
-      return jnp.concatenate(
-        [x, children + std * jax.random.normal(k, children.shape)]
-      )
-
-    leaves, tree = jax.tree.flatten(kept)
-    keys = jax.random.split(draw, len(leaves))
-    members = tree.unflatten(
-      [mutate(x, k) for x, k in zip(leaves, keys, strict=True)]
-    )
-    return base.LearnerState(
-      jax.tree.map(lambda x: x[0], kept),
-      state.constants,
-      base.RuleState(members, ()),
-      (),
-      state.step + 1,
-    ), {'loss': losses[order[0]]}
-
-  def predict(state, key, trials):
-    return model.predict(state.params, state.constants, key, trials)
-
-  return base.Learner(init, update, predict, partition='population')
-
-
 @pytest.mark.oracle
 def test_evolution_improves_a_stock_gru():
   """Truth: elites stay, so on fixed trials the best loss never rises."""
-  trials = random_trials()
-  learner = toy_evolution(
-    stock_gru(), squared_error, population=12, elites=3, std=0.1
+  trials = toys.random_trials()
+  learner = toys.toy_evolution(
+    toys.stock_gru(), toys.squared_error, population=12, elites=3, std=0.1
   )
   state = jax.jit(learner.init)(jax.random.key(0), trials)
   update = jax.jit(learner.update)
@@ -393,75 +118,17 @@ def test_evolution_improves_a_stock_gru():
     losses.append(float(metrics['loss']))
   assert np.all(np.diff(losses) <= 0) and losses[-1] < 0.9 * losses[0]
   outputs = learner.predict(state, jax.random.key(1), trials)
-  chex.assert_shape(outputs, (T, B, O))
-
-
-##############################################################################
-# The noisy tissue with a population loss
-
-
-def toy_tissue(num_cells=5, hidden=4):
-  """S <- clip(s + f(neighbours) dt + sigma sqrt(dt) xi); inputs (dt, sigma)."""
-
-  def init(key, inputs):
-    del inputs
-    keys = jax.random.split(key)
-    return {
-      'in': jax.random.normal(keys[0], (1, hidden)),
-      'out': jax.random.normal(keys[1], (hidden, 1)),
-    }, {'neighbours': jnp.asarray([1.0] + [2.0] * (num_cells - 2) + [1.0])}
-
-  def initial_state(constants, keys):
-    del constants
-    return jax.vmap(
-      lambda k: jax.random.uniform(k, (num_cells,), minval=0.4, maxval=0.6)
-    )(keys)
-
-  def step(params, constants, state, keys, inputs):
-    padded = jnp.pad(state, ((0, 0), (1, 1)))
-    mean = (padded[:, :-2] + padded[:, 2:]) / constants['neighbours'][None, :]
-    inside = jnp.tanh(2 * (mean[..., None] - 0.5) @ params['in'])
-    rate = (inside @ params['out'])[..., 0]
-    noise = jax.vmap(lambda k: jax.random.normal(k, (num_cells,)))(keys)
-    dt, sigma = inputs[:, :1], inputs[:, 1:]
-    state = state + rate * dt + sigma * jnp.sqrt(dt) * noise
-    state = jnp.clip(state, 0.0, 1.0)
-    return state, state
-
-  def readout(params, constants, emission):
-    del params, constants
-    return emission
-
-  return interfaces.Cell(init, initial_state, step, readout)
-
-
-def pattern_utility(outputs, targets, mask):
-  """Minus (variance of the mean pattern - mean variance over replicates)."""
-  temperature = targets[0]  # a schedule travels in the targets
-  fates = jax.nn.sigmoid((outputs - 0.5) / temperature)
-  utility = jnp.var(jnp.mean(fates, 0)) - jnp.mean(jnp.var(fates, 0))
-  return -utility * jnp.mean(mask), {'utility': utility * jnp.mean(mask)}
-
-
-def tissue_trials(replicates=8, steps=20, dt=0.05):
-  mask = jnp.zeros((steps, replicates)).at[-1].set(1.0)
-  one_step = jnp.asarray([dt, 0.1], jnp.float32)[None, None, :]
-  return interfaces.Trials(
-    inputs=jnp.broadcast_to(one_step, (steps, replicates, 2)),
-    targets=jnp.full((steps, replicates), 0.1),
-    mask=mask,
-    index=jnp.arange(replicates),
-  )
+  chex.assert_shape(outputs, (toys.T, toys.B, toys.O))
 
 
 def test_tissue_gradient_through_noise_equals_finite_differences():
   """Truth: central differences in float64, on the same noise."""
   with jax.enable_x64(True):
-    cell, trials = toy_tissue(), tissue_trials()
+    cell, trials = toys.toy_tissue(), toys.tissue_trials()
     trials = jax.tree.map(
       lambda x: x.astype(float) if x.dtype == jnp.float32 else x, trials
     )
-    rule = bptt.bptt(cell, pattern_utility, remat=True)
+    rule = bptt.bptt(cell, toys.pattern_utility, remat=True)
     params, constants = rule.model.init(jax.random.key(0), trials)
     key = jax.random.key(5)
 
@@ -479,7 +146,7 @@ def test_tissue_gradient_through_noise_equals_finite_differences():
 @pytest.mark.parametrize('count', [2, 4])
 def test_population_loss_over_devices_equals_one(count):
   """Truth: the same estimate on one device. Mutant: the loss not gathered."""
-  cell, trials = toy_tissue(), tissue_trials()
+  cell, trials = toys.toy_tissue(), toys.tissue_trials()
   key = jax.random.key(5)
 
   def updated(loss, devices, trials):
@@ -489,7 +156,7 @@ def test_population_loss_over_devices_equals_one(count):
     state = learner.init(jax.random.key(0), trials)
     return learner.update(state, key, trials)[0].params
 
-  one = jax.jit(lambda t: updated(pattern_utility, base.ONE, t))(trials)
+  one = jax.jit(lambda t: updated(toys.pattern_utility, base.ONE, t))(trials)
 
   def split(x, axis):
     x = x.reshape(*x.shape[:axis], count, -1, *x.shape[axis + 1 :])
@@ -512,14 +179,11 @@ def test_population_loss_over_devices_equals_one(count):
     many = jax.pmap(lambda t: updated(loss, devices, t), axis_name='d')(parts)
     return jax.tree.map(lambda x: x[0], jax.device_get(many))
 
-  together = unroll.gathered(pattern_utility, devices.gather)
+  together = unroll.gathered(toys.pattern_utility, devices.gather)
   chex.assert_trees_all_close(on_devices(together), one, rtol=1e-4, atol=1e-6)
   with pytest.raises(AssertionError):
-    alone = on_devices(pattern_utility)
+    alone = on_devices(toys.pattern_utility)
     chex.assert_trees_all_close(alone, one, rtol=1e-4, atol=1e-6)
-
-
-##############################################################################
 
 
 @pytest.mark.oracle
@@ -527,15 +191,19 @@ def test_population_loss_over_devices_equals_one(count):
   'rule, trials, per_trial',
   [
     pytest.param(
-      toy_rtrl(stock_gru(), squared_error),
-      random_trials(),
+      toys.toy_rtrl(toys.stock_gru(), toys.squared_error),
+      toys.random_trials(),
       True,
       marks=pytest.mark.slow,
     ),
-    (toy_e_prop(leaky_cell(), squared_error), random_trials(), True),
+    (
+      toys.toy_e_prop(toys.leaky_cell(), toys.squared_error),
+      toys.random_trials(),
+      True,
+    ),
     pytest.param(
-      bptt.bptt(toy_tissue(), pattern_utility),
-      tissue_trials(),
+      bptt.bptt(toys.toy_tissue(), toys.pattern_utility),
+      toys.tissue_trials(),
       False,
       marks=pytest.mark.slow,
     ),
