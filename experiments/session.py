@@ -225,9 +225,9 @@ def _advance(
   def save(state, update):
     state = updates.whole(run, state, update)
     checkpoints.save_checkpoint(state, folder, update)
-    best = None
+    best = ()
     if config.keep_best:
-      best = ranges.best_update(writer.rows, early_stopping)
+      best = ranges.best_updates(writer.rows, early_stopping)
     checkpoints.prune(folder, config.keep_last, best)
 
   advance = updates.make_advance_between(run)

@@ -72,8 +72,8 @@ def restore(
 
   Args:
     path: the run's folder.
-    which: 'last', or 'best': of the evaluations whose state is saved, the one
-      with the best main metric.
+    which: 'last', or 'best': of the evaluations whose state is saved whole, the
+      one with the best main metric.
     report: takes a line for the user, where a checkpoint is damaged.
 
   Returns:
@@ -88,25 +88,18 @@ def restore(
   config = workdirs.read_config(workdir)
   config.devices = 1  # what is saved is whole, and predicts on one
   run = build.build(config)
-  folder = workdir / 'checkpoints'
+  folder, lacks = workdir / 'checkpoints', 'checkpoint'
+  steps = checkpoints.all_steps(folder)[::-1]
   if which == 'best':
+    lacks = 'checkpoint that was evaluated'
     rows = writers.read_rows(workdir / 'metrics.jsonl')
-    with_state = checkpoints.all_steps(folder)
-    rows = [row for row in rows if row['step'] in with_state]
-    best = ranges.best_update(rows, ranking(run.first.task.spec))
-    if best is None:
-      raise FileNotFoundError(
-        f'{workdir} has no checkpoint that was evaluated.'
-      )
-    state = checkpoints.load_checkpoint(
-      folder / f'checkpoint_{best}', updates.template(run, best)
-    )
-    return run, state, best
-  saved = checkpoints.restore_latest(
-    folder, functools.partial(updates.template, run), report
+    rows = [row for row in rows if row['step'] in steps]
+    steps = ranges.best_updates(rows, ranking(run.first.task.spec))
+  saved = checkpoints.restore_first(
+    folder, steps, functools.partial(updates.template, run), report
   )
   if saved is None:
-    raise FileNotFoundError(f'{workdir} has no checkpoint.')
+    raise FileNotFoundError(f'{workdir} has no {lacks}.')
   return run, *saved
 
 

@@ -17,7 +17,6 @@ It holds:
 """
 
 import contextlib
-import fcntl
 import json
 import pathlib
 import platform
@@ -28,7 +27,7 @@ from typing import Literal, NamedTuple
 import jax
 import ml_collections
 
-from bionet_learners.training import files
+from bionet_learners.training import files, folders
 from bionet_tasks import base as tasks
 
 _PACKAGES = ('jax', 'jaxlib', 'dm-haiku', 'optax', 'chex', 'numpy')
@@ -96,10 +95,9 @@ def locked(path: pathlib.Path):
     OSError: if the folder cannot be made or written.
   """
   path.mkdir(parents=True, exist_ok=True)
-  lock = path / '.lock'
-  with lock.open('w') as stream:
+  with contextlib.ExitStack() as stack:
     try:
-      fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+      stack.enter_context(folders.locked(path))
     except BlockingIOError as error:
       raise ValueError(
         f'--workdir={path}: a process runs there now.'
@@ -107,6 +105,7 @@ def locked(path: pathlib.Path):
     try:
       yield
     finally:
+      lock = path / '.lock'
       if [*path.iterdir()] == [lock]:
         lock.unlink()
         path.rmdir()
