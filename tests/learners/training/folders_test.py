@@ -97,6 +97,31 @@ def test_both_prune(tmp_path, monkeypatch, keep_last):
   check(tmp_path, *[2, 3][-keep_last:])
 
 
+def test_a_reader_meets_a_run_that_goes_on(tmp_path, monkeypatch):
+  """Truth: the newest; what is deleted while it is read is no damage."""
+  save(tmp_path, 1)
+
+  def go_on():
+    save(tmp_path, 2)
+    checkpoints.prune(tmp_path, 1)
+
+  called = meanwhile(monkeypatch, checkpoints, 'all_steps', go_on)
+  warned = []
+  state, step = checkpoints.restore_latest(
+    tmp_path, lambda step: numbered(step), warned.append
+  )
+  assert called and step == 2 and state['w'][0] == 2 and not warned
+
+  monkeypatch.undo()
+  called = meanwhile(
+    monkeypatch, checkpoints, 'verify', lambda: (save(tmp_path, 3), go_on())
+  )
+  state, step = checkpoints.restore_latest(
+    tmp_path, lambda step: numbered(step), warned.append
+  )
+  assert called and step == 3 and not warned
+
+
 @contextlib.contextmanager
 def written(path, text):
   """What is about to be put at a path."""

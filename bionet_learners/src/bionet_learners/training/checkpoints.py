@@ -98,14 +98,23 @@ def load_checkpoint(
     A tree like the template with the saved values.
 
   Raises:
-    FileNotFoundError: if there is none.
+    FileNotFoundError: if there is none, or another process deletes it.
     CorruptCheckpointError: if its files are not what was written.
     ValueError: if the saved tree, a shape or a dtype is not the template's; it
       names the first leaf that differs.
   """
   path = pathlib.Path(path).absolute()
-  if not path.is_dir():
-    raise FileNotFoundError(f'there is no checkpoint {path}.')
+  try:
+    return _load(path, template)
+  except Exception as error:
+    if path.is_dir():
+      raise
+    raise FileNotFoundError(f'there is no checkpoint {path}.') from error
+
+
+def _load(
+  path: pathlib.Path, template: interfaces.ArrayTree
+) -> interfaces.ArrayTree:
   verify(path)
   with ocp.StandardCheckpointer() as checkpointer:
     saved = checkpointer.metadata(path).item_metadata.tree[_ROOT]
@@ -189,7 +198,11 @@ def restore_latest(
     CorruptCheckpointError: if there are some, and all are damaged.
     ValueError: if one is not of the template.
   """
-  return restore_first(directory, all_steps(directory)[::-1], template, warn)
+  while steps := all_steps(directory)[::-1]:
+    # A run that goes on meanwhile deletes old ones when newer ones are there.
+    with contextlib.suppress(FileNotFoundError):
+      return restore_first(directory, steps, template, warn)
+  return None
 
 
 def restore_first(
@@ -205,6 +218,10 @@ def restore_first(
     steps: those of checkpoints in it, the most wanted first.
     template: as there.
     warn: as there.
+
+  Raises:
+    FileNotFoundError: if another process deletes one.
+    CorruptCheckpointError, ValueError: as there.
   """
   damages = []
   for step in steps:
