@@ -12,7 +12,7 @@ import os
 import pathlib
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import jax
 import ml_collections
@@ -57,12 +57,16 @@ def train(
     with commandline.bad_input():
       run = build.build(config)
       probed = probes.parse(probe, run)
+      interrupted = stack.enter_context(signals.noted())
       stack.enter_context(workdirs.locked(workdir))
+      stack.enter_context(_ends_in_one_line(workdir))
       status, notes = workdirs.find(workdir, config)
       if status != 'finished':
         if check_credit and not factories.is_built_in(config.network.name):
           _say(checks.check_credit(_for_credit(config, run)))
         state, first = saved.begin(config, run, workdir, _say)
+        if interrupted():
+          raise ranges.InterruptedRun(first)
       if status == 'nothing':
         workdirs.create(workdir, config, run.first.task.spec)
     if status == 'finished':
@@ -71,8 +75,15 @@ def train(
     else:
       for note in notes:
         print(f'it may not go on bit for bit: {note}.')
-      result = _train_or_end(
-        config, run, workdir, state, first, probed=probed, profile=profile
+      result = train_from(
+        config,
+        run,
+        workdir,
+        state,
+        first,
+        interrupted=interrupted,
+        probed=probed,
+        profile=profile,
       )
   metric = run.first.task.spec.metric
   print(
@@ -96,21 +107,24 @@ def _for_credit(config, run: records.Run) -> records.Run:
   return run._replace(stages=(stage._replace(dynamics=dynamics, rule=rule),))
 
 
-def _train_or_end(config, run, workdir, state, first, **settings) -> dict:
-  """`train_from`; what ends it ends the process in one line and a status."""
+@contextlib.contextmanager
+def _ends_in_one_line(workdir: pathlib.Path) -> Iterator[None]:
+  """Inside, what ends a run ends the process in one line and a status."""
   again = f'The same command goes on from what is saved in {workdir}.'
   try:
-    with signals.noted() as interrupted:
-      return train_from(
-        config, run, workdir, state, first, interrupted=interrupted, **settings
-      )
+    yield
   except ranges.InterruptedRun as stop:
+    saved_at = f'asked to stop: saved after update {stop.update}. {again}'
     commandline.refuse(
-      f'asked to stop: saved after update {stop.update}. {again}',
+      saved_at if stop.update else signals.STOPPED_EARLY,
       status=signals.REQUEUE,
     )
   except KeyboardInterrupt:
-    commandline.refuse(f'interrupted. {again}', status=130)
+    begun = (workdir / 'config.json').exists()
+    commandline.refuse(
+      f'interrupted. {again}' if begun else signals.INTERRUPTED_EARLY,
+      status=signals.INTERRUPTED,
+    )
   except FloatingPointError as error:
     commandline.refuse(str(error), status=1)
   except OSError as error:

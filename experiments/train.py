@@ -8,6 +8,11 @@ How to start it:
   python -m experiments.train --list
 """
 
+from experiments.shell import signals
+
+if __name__ == '__main__':
+  signals.end_at_once()  # before JAX is imported, which takes seconds
+
 from absl import flags
 
 from experiments import session
