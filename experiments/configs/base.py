@@ -74,7 +74,8 @@ def base_config() -> config_dict.ConfigDict:
   config.optimizer.schedule = 'constant'
   # Updates in which the rate first rises from 0.
   config.optimizer.warmup = 0
-  # Updates whose mean gradient makes one step of the optimizer.
+  # Updates whose mean gradient makes one step of the optimizer; a divisor of
+  # the updates (with learner.every: of the windows of all updates).
   config.optimizer.accumulate = 1
   # Largest norm of the whole gradient; 0: not clipped.
   config.optimizer.clip_norm = 0.0

@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 import jax
 import ml_collections
+import numpy as np
 import optax
 
 from bionet_core import interfaces
@@ -17,6 +18,8 @@ _OPTIMIZERS: Mapping[str, Callable[..., optax.GradientTransformation]] = {
   'adamw': optax.adamw,
   'sgd': optax.sgd,
 }
+
+_LEAST = float(np.finfo(np.float32).tiny)  # what is smaller counts as 0
 
 
 class Optimizer(NamedTuple):
@@ -75,6 +78,11 @@ def make_optimizer(
   _check_rate('learning_rate', rate)
   if not clip_norm >= 0:
     raise ValueError(f'optimizer.clip_norm is {clip_norm}; 0 means none.')
+  if 0 < clip_norm < _LEAST:  # which a zero gradient would be divided by
+    raise ValueError(
+      f'optimizer.clip_norm is {clip_norm}, which is 0 in float32: choose '
+      f'{_LEAST:.1e} or more, or 0 for none.'
+    )
   if accumulate < 1:
     raise ValueError(f'optimizer.accumulate is {accumulate}; 1 is the least.')
   # A schedule counts the steps that the optimizer takes. It is called once per
