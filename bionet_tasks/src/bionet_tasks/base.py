@@ -130,7 +130,16 @@ def cross_entropy(
 
   Returns:
     The loss `[]` and `{'accuracy': []}`, weighted by the mask.
+
+  Raises:
+    AssertionError: for other shapes or types.
+    ValueError: for one-hot targets.
   """
+  if targets.shape == outputs.shape:
+    raise ValueError(
+      f'targets={targets.dtype}{list(targets.shape)}: must be class numbers, '
+      'int [B]; of one-hot targets take jnp.argmax(targets, axis=-1).'
+    )
   chex.assert_rank([outputs, targets, mask], [2, 1, 1])
   chex.assert_type([outputs, targets, mask], [float, int, float])
   losses = optax.softmax_cross_entropy_with_integer_labels(outputs, targets)

@@ -115,6 +115,36 @@ TRAIN = {
     [COPYING, '--config.optimizer.accumulate=0'],
     ['optimizer.accumulate is 0', '1 is the least'],
   ),
+  'accumulate more than all': (
+    [COPYING, '--config.optimizer.accumulate=1000'],
+    ['optimizer.accumulate is 1000', '6 times', 'nothing be learned'],
+  ),
+  'accumulate that leaves some': (
+    [COPYING, '--config.optimizer.accumulate=4'],
+    ['optimizer.accumulate is 4', '6 times', 'last 2', 'must divide'],
+  ),
+  'clip_norm of no float32': (
+    [COPYING, '--config.optimizer.clip_norm=1e-45'],
+    ['optimizer.clip_norm is 1e-45', '0 in float32', '1.2e-38 or more'],
+  ),
+  'no trace_dtype': (
+    [COPYING.replace('smoke', 'd_rtrl'), '--config.learner.trace_dtype='],
+    ["learner.trace_dtype='': ", 'float32, bfloat16'],
+  ),
+  'trace_dtype of 8 bits': (
+    [
+      COPYING.replace('smoke', 'd_rtrl'),
+      '--config.learner.trace_dtype=float8_e4m3fn',
+    ],
+    ["learner.trace_dtype='float8_e4m3fn': ", 'float32, bfloat16'],
+  ),
+  'trace_dtype of 64 bits': (
+    [
+      COPYING.replace('smoke', 'd_rtrl'),
+      '--config.learner.trace_dtype=float64',
+    ],
+    ["learner.trace_dtype='float64': ", 'JAX_ENABLE_X64=1'],
+  ),
   'devices that do not divide the batch': (
     [COPYING, '--config.devices=3'],
     ['batch_size is 8', '3 devices cannot share equally', '6 would do'],
