@@ -88,16 +88,18 @@ def restore(
   config = workdirs.read_config(workdir)
   config.devices = 1  # what is saved is whole, and predicts on one
   run = build.build(config)
-  folder, lacks = workdir / 'checkpoints', 'checkpoint'
-  steps = checkpoints.all_steps(folder)[::-1]
+  folder = workdir / 'checkpoints'
+  template = functools.partial(updates.template, run)
   if which == 'best':
-    lacks = 'checkpoint that was evaluated'
     rows = writers.read_rows(workdir / 'metrics.jsonl')
-    rows = [row for row in rows if row['step'] in steps]
-    steps = ranges.best_updates(rows, ranking(run.first.task.spec))
-  saved = checkpoints.restore_first(
-    folder, steps, functools.partial(updates.template, run), report
-  )
+    with_state = checkpoints.all_steps(folder)
+    rows = [row for row in rows if row['step'] in with_state]
+    best = ranges.best_updates(rows, ranking(run.first.task.spec))
+    saved = checkpoints.restore_first(folder, best, template, report)
+    lacks = 'checkpoint that was evaluated'
+  else:
+    saved = checkpoints.restore_latest(folder, template, report)
+    lacks = 'checkpoint'
   if saved is None:
     raise FileNotFoundError(f'{workdir} has no {lacks}.')
   return run, *saved

@@ -190,7 +190,7 @@ def settings_of(window: int, trace_dtype: str, **more) -> windowed.Settings:
       f'trace_dtype={trace_dtype!r}: traces are floating, of {names}, or '
       'float64 where JAX_ENABLE_X64 is set.'
     )
-  if dtype == jnp.float64 != jnp.result_type(float):
+  if dtype == jnp.float64 and jnp.result_type(float) != jnp.float64:
     raise ValueError(
       f'trace_dtype={trace_dtype!r}: needs JAX_ENABLE_X64=1 in the '
       'environment; without it choose float32.'

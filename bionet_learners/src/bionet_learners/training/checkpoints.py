@@ -160,7 +160,9 @@ def check_like(
   _check_leaves(_leaves(tree), _leaves(template), where)
 
 
-def _check_leaves(found: dict[str, str], wanted: dict[str, str], where: str):
+def _check_leaves(
+  found: dict[str, str], wanted: dict[str, str], where: str
+) -> None:
   for name in sorted(found.keys() | wanted.keys()):
     if found.get(name) != wanted.get(name):
       raise ValueError(
@@ -198,11 +200,15 @@ def restore_latest(
     CorruptCheckpointError: if there are some, and all are damaged.
     ValueError: if one is not of the template.
   """
-  while steps := all_steps(directory)[::-1]:
-    # A run that goes on meanwhile deletes old ones when newer ones are there.
-    with contextlib.suppress(FileNotFoundError):
+  steps = all_steps(directory)[::-1]
+  while True:
+    try:
       return restore_first(directory, steps, template, warn)
-  return None
+    except FileNotFoundError:
+      # A run that goes on meanwhile deletes old ones where newer ones are.
+      before, steps = steps, all_steps(directory)[::-1]
+      if steps == before:
+        raise
 
 
 def restore_first(
@@ -248,7 +254,8 @@ def prune(
   """Deletes all checkpoints but the last few, and one of any age.
 
   A damaged checkpoint takes the place of none that is whole: it counts nowhere,
-  and is deleted where it is older than the last few.
+  and is deleted where it is older than the last few. To know, those that stay
+  are read.
 
   Args:
     directory: the folder of checkpoints.
