@@ -19,13 +19,12 @@ import ml_collections
 import optax
 import tqdm
 
-from bionet_core import plugins
 from bionet_learners import base as learners
 from bionet_learners.training import checkpoints, ranges, writers
 from experiments import figures
 from experiments.judge import probes, scoring, table
 from experiments.runs import build, checks, factories, records, saved, updates
-from experiments.shell import commandline, signals, workdirs
+from experiments.shell import commandline, messages, signals, workdirs
 
 # Metrics that go to the files alone: a line of progress would become too long.
 _FILES_ONLY = ('gradient_norm', 'update_norm', 'learning_rate')
@@ -114,7 +113,7 @@ def _train_or_end(config, run, workdir, state, first, **settings) -> dict:
   except FloatingPointError as error:
     commandline.refuse(str(error), status=1)
   except OSError as error:
-    commandline.refuse(f'{commandline.message(error)}. {again}', status=1)
+    commandline.refuse(f'{messages.text(error)}. {again}', status=1)
 
 
 def train_from(
@@ -303,7 +302,7 @@ def evaluate(
   try:
     _write(judged, workdir)
   except OSError as error:
-    commandline.refuse(commandline.message(error), status=1)
+    commandline.refuse(messages.text(error), status=1)
   print(f'wrote {workdir / "evaluation.json"} and {workdir / "figures"}/')
   if probed:
     with commandline.bad_input():
@@ -393,16 +392,3 @@ def _announce(config, run: records.Run, state: learners.LearnerState) -> None:
 def _say(line: str) -> None:
   tqdm.tqdm.write(line)
   sys.stdout.flush()  # a pipe or a log file has it at once
-
-
-def installed() -> str:
-  """Every task, cell, network and learner installed, and every config."""
-  lines = [
-    f'{group.removeprefix("bionet.")}: '
-    + ', '.join(plugins.names(group, builtin))
-    for group, builtin in factories.BUILTIN.items()
-  ]
-  configs = pathlib.Path(__file__).parent / 'configs'
-  files = sorted(p.name for p in configs.glob('*.py') if p.name[0] != '_')
-  files.remove('base.py')
-  return '\n'.join([*lines, f'configs: {", ".join(files)}'])

@@ -9,6 +9,7 @@ from bionet_learners import base as learners
 from bionet_learners import replicas
 from bionet_tasks import base as tasks
 from experiments.runs import sections
+from experiments.shell import messages
 
 KEYS = sections.keys_of('restarts', ('count', 'validate_every', 'active'))
 """The config's keys of the arguments of `replicas.restarts`."""
@@ -49,7 +50,7 @@ def with_restarts(
     if name not in task.evaluations:
       raise KeyError(
         f'restarts.evaluations: task {spec.name!r} has none named {name!r}.'
-        f'{sections.near(name, task.evaluations)} '
+        f'{messages.near(name, task.evaluations)} '
         f'There are: {", ".join(task.evaluations)}.'
       )
   if settings.num_trials < 1 or not settings.evaluations:
