@@ -12,19 +12,17 @@ is counted in updates, in trials simulated and in CPU seconds of training:
 `experiments/judge/comparison.py` says how.
 """
 
-import pathlib
-
 from absl import flags
 
 from experiments.figures import comparison as figure
 from experiments.judge import comparison
-from experiments.shell import commandline
+from experiments.shell import commandline, paths
 
 
 def _main(argv: list[str]) -> None:
   del argv
-  output = pathlib.Path(_OUTPUT.value).absolute()
   with commandline.bad_input():
+    output = paths.local('--output', _OUTPUT.value).absolute()
     if not output.parent.is_dir() or output.suffix != '.png':
       raise ValueError(
         f'--output={_OUTPUT.value}: name a .png file in a folder that is there.'

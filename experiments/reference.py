@@ -116,7 +116,7 @@ def comments(source: str, below: bool = True) -> dict[str, str]:
 
 
 def _dotted(target: ast.expr) -> str:
-  """The path of an assignment's target, without the name that it begins with."""
+  """The path of an assignment's target, without the name before it."""
   parts = []
   while isinstance(target, (ast.Attribute, ast.Subscript)):
     if isinstance(target, ast.Attribute):

@@ -200,8 +200,9 @@ def apply_variant(
   if not variant:
     return config
   if variant not in variants:
+    hint = messages.near(variant, variants)
     raise KeyError(
-      f'no variant {variant!r} of this config.{messages.near(variant, variants)} '
+      f'no variant {variant!r} of this config.{hint} '
       f'There are: {", ".join(variants)}.'
     )
   for path, value in variants[variant].items():

@@ -42,9 +42,10 @@ def get_config(choice: str = 'delayed_xor') -> config_dict.ConfigDict:
   """
   task, _, rule = choice.partition(',')
   if task not in TASKS:
+    hint = messages.near(task, TASKS)
     raise KeyError(
-      f'no task {task!r} in this config.{messages.near(task, TASKS)} There are: '
-      f'{", ".join(TASKS)}; a rule may follow, as in adding,d_rtrl.'
+      f'no task {task!r} in this config.{hint} There are: {", ".join(TASKS)}; '
+      'a rule may follow, as in adding,d_rtrl.'
     )
   rule = rule or 'bptt'
   config = base.gru_config(rule)

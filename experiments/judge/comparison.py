@@ -21,6 +21,7 @@ import numpy as np
 from bionet_learners.training import writers
 from bionet_tasks import base as tasks
 from experiments.runs import factories, sections
+from experiments.shell import paths as local
 from experiments.shell import workdirs
 
 
@@ -80,7 +81,7 @@ def load(paths: Sequence[str]) -> list[Loaded]:
     ValueError: if there are none, or their tasks or evaluations differ: chance
       and ceiling show that, e.g. where fewer held-out trials are more biased.
   """
-  runs = [_read(pathlib.Path(path)) for path in paths]
+  runs = [_read(local.local('--workdirs', path)) for path in paths]
   if not runs:
     raise ValueError('--workdirs names no run.')
   for run in runs[1:]:

@@ -15,6 +15,7 @@ from bionet_core import interfaces
 from experiments.runs import optimizer_settings, sections
 from experiments.shell import messages
 
+
 class Optimizer(NamedTuple):
   """A config's optimizer.
 
@@ -75,12 +76,14 @@ def make_optimizer(
     raise ValueError(f'optimizer.accumulate={accumulate}: must be at least 1.')
   # A schedule counts the steps that the optimizer takes. It is called once per
   # window of each update, and takes one step per `accumulate` calls.
-  schedule = _schedule(
-    kind,
-    num_steps=-(-num_updates * windows // accumulate),
-    warmup=warmup * windows // accumulate,
-  )
-
+  num_steps = -(-num_updates * windows // accumulate)
+  rising = warmup * windows // accumulate
+  if not 0 <= rising < num_steps:
+    raise ValueError(
+      f'optimizer.warmup={warmup}: must be 0 or more, and end before the '
+      f'{num_updates} updates of the run do.'
+    )
+  schedule = _schedule(kind, num_steps, rising)
   changes = kind != 'constant' or warmup > 0
   if changes and not optimizer_settings.takes_schedule(name):
     raise ValueError(
@@ -133,13 +136,19 @@ def _schedule(kind: str, num_steps: int, warmup: int) -> optax.Schedule:
 
 
 def _factory(name: str, own: dict[str, object], key: jax.Array | None):
-  """The function from a learning rate to the optimizer with its own settings."""
+  """The function from a learning rate to the optimizer."""
   factory = optimizer_settings.factory(name)
-  sections.check_keywords(factory, 'optimizer', name, own)
+  takes = inspect.signature(factory).parameters
   for setting, value in own.items():
+    if setting not in takes or setting in optimizer_settings.HANDED:
+      known = optimizer_settings.own_settings(name)
+      raise TypeError(
+        f'optimizer.{setting}={value!r}: {name!r} has no such setting.'
+        f'{messages.near(setting, known)} It has: {", ".join(known) or "none"}.'
+      )
     if setting.endswith('dtype') and value is not None:
       _check_dtype(setting, value)
-  handed = {'key': key} if 'key' in inspect.signature(factory).parameters else {}
+  handed = {'key': key} if 'key' in takes else {}
   return functools.partial(factory, **own, **handed)
 
 

@@ -84,27 +84,28 @@ def count_updates(config: ml_collections.ConfigDict, task: tasks.Task) -> int:
   num_data = task.spec.num_data
   if num_data is not None and config.batch_size > num_data:
     raise ValueError(
-      f'batch_size is {config.batch_size}, larger than the {num_data} training '
-      f'samples of task {task.spec.name!r}.'
+      f'batch_size={config.batch_size}: must be at most {num_data}, the '
+      f'training samples of task {task.spec.name!r}.'
     )
   lengths = (config.num_updates, config.num_epochs)
   if min(lengths) < 0 or sum(length > 0 for length in lengths) != 1:
     raise ValueError(
-      f'num_updates is {lengths[0]} and num_epochs {lengths[1]}; one of them '
-      'must be positive and the other 0.'
+      f'num_updates={lengths[0]}, num_epochs={lengths[1]}: one of them must be '
+      'positive and the other 0.'
     )
   num_updates = config.num_updates
   if config.num_epochs:
     if num_data is None:
       raise ValueError(
-        f'task {task.spec.name!r} draws its trials anew and has no epochs; set '
-        'num_updates.'
+        f'num_epochs={config.num_epochs}: must be 0, and num_updates be set, '
+        f'for task {task.spec.name!r} draws its trials anew: it has no epochs.'
       )
     num_updates = math.ceil(config.num_epochs * num_data / config.batch_size)
   if num_updates * config.batch_size > _MAX_TRIALS:
     raise ValueError(
-      f'batch_size {config.batch_size} x {num_updates} updates is more than '
-      f'{_MAX_TRIALS} trials, the last that a 32-bit number counts.'
+      f'batch_size={config.batch_size}, num_updates={num_updates}: their '
+      f'product must be at most {_MAX_TRIALS}, the trials that a 32-bit number '
+      'counts.'
     )
   return num_updates
 
@@ -141,18 +142,20 @@ def check_keywords(
     for p in parameters
     if p.kind in (p.KEYWORD_ONLY, p.POSITIONAL_OR_KEYWORD)
   ]
+  own = [p.name for p in parameters if p.kind is p.KEYWORD_ONLY] or known
   for keyword in keywords:
     if keyword not in known:
       raise TypeError(
-        f'{section}.{keyword} is no setting of {name!r}.'
-        f'{messages.near(keyword, known)} To start from its own settings, use '
+        f'{section}.{keyword}={keywords[keyword]!r}: {name!r} has no such '
+        f'setting.{messages.near(keyword, known)} It has: {", ".join(own)}. To '
+        'start from its own settings, use '
         '--config=experiments/configs/compose.py:TASK,NETWORK,LEARNER.'
       )
   for p in parameters:
     needed = p.kind is p.KEYWORD_ONLY and p.default is p.empty
     if needed and keywords.get(p.name) is None:
       raise TypeError(
-        f'{section}.{p.name} has no default; {name!r} needs a value.'
+        f'{section}.{p.name}=None: must be set, for {name!r} has no default.'
       )
 
 

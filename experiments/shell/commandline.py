@@ -71,9 +71,7 @@ def refuse(message: str, status: int = BAD_INPUT) -> NoReturn:
   sys.exit(status)
 
 
-def _parse(
-  prepare: config_flag.PrepareFn | None, argv: list[str]
-) -> list[str]:
+def _parse(prepare: config_flag.PrepareFn | None, argv: list[str]) -> list[str]:
   try:
     if prepare is not None:
       argv = config_flag.define(argv, prepare)

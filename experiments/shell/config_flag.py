@@ -81,7 +81,7 @@ def file() -> pathlib.Path:
 
 
 def _split(argv: list[str]) -> tuple[str | None, dict[str, str], list[str]]:
-  """The value of --config, its overrides `{key: text}`, and all but --config."""
+  """The value of --config; its overrides `{key: text}`; all but --config."""
   flag, overrides, rest = None, {}, argv[:1]
   waiting = collections.deque(argv[1:])
   while waiting and waiting[0] != '--':
@@ -140,7 +140,7 @@ def _module(path: pathlib.Path) -> types.ModuleType:
   sys.modules[loader.name] = module  # where a dataclass looks for its module
   loader.exec_module(module)
   if not hasattr(module, 'get_config'):
-    raise TypeError('the file has no get_config(variant), which makes a config.')
+    raise TypeError('the file must have a get_config(variant).')
   return module
 
 
