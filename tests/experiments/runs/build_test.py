@@ -322,7 +322,7 @@ def test_the_last_stage_of_restarts_is_judged():
     with pytest.raises(ValueError, match=f'the updates 5 to {4 + steps} '):
       build.build(config)
   config.stages, config.num_updates = {}, 1
-  with pytest.raises(ValueError, match='num_updates=1: .*count=3'):
+  with pytest.raises(ValueError, match=r'num_updates=1: .*count=3'):
     build.build(config)
 
 
@@ -564,7 +564,9 @@ def test_no_config_sets_what_is_handed(third):
   build.build(config)
   with config.unlocked():
     config.learner.devices = 3
-  with pytest.raises(TypeError, match=r'learner\.devices=3: .* no such setting'):
+  with pytest.raises(
+    TypeError, match=r'learner\.devices=3: .* no such setting'
+  ):
     build.build(config)
 
 
@@ -827,7 +829,9 @@ def test_settings_of_optax_pass_and_others_do_not():
   """Truth: momentum belongs to optax.sgd, and to no adam."""
   taken, _ = _descend(_settings(momentum=0.5), 2)
   _close(taken[1], {'to1': 0.75, 'to2': 0.75})  # 0.5 (1 + 0.5)
-  with pytest.raises(TypeError, match=r"momentum=0.5: 'adam' has no such setting"):
+  with pytest.raises(
+    TypeError, match=r"momentum=0.5: 'adam' has no such setting"
+  ):
     _descend(_settings(name='adam', momentum=0.5))
 
 

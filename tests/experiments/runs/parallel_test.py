@@ -316,7 +316,7 @@ def test_what_cannot_be_shared_is_refused():
   """Truth: 4 devices here, and a batch of 8."""
   with pytest.raises(ValueError, match='devices=5: must be at most 4'):
     build.build(copying(5))
-  with pytest.raises(ValueError, match='must be a multiple of 3, .*; 6'):
+  with pytest.raises(ValueError, match=r'must be a multiple of 3, .*; 6'):
     build.build(copying(3))
   with pytest.raises(ValueError, match='devices=0: '):
     build.build(copying(0))
