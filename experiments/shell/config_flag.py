@@ -162,7 +162,8 @@ def _place(error: Exception, flag: str) -> str:
   """The line of the file, and the kind of what was not raised for a reader."""
   frames = traceback.extract_tb(error.__traceback__)
   meant = (frames[-1].line or '').startswith('raise ')
-  if isinstance(error, _MEANT) and (meant or frames[-1].filename == __file__):
+  meant |= frames[-1].filename == __file__ or isinstance(error, SyntaxError)
+  if isinstance(error, _MEANT) and meant:
     return ''
   path = flag.split(':')[0]
   lines = [frame.lineno for frame in frames if frame.filename == path]

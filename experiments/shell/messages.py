@@ -16,6 +16,8 @@ def text(error: BaseException) -> str:
   said = str(first or error) or type(error).__name__
   key, *hint = said.split('\n')
   if isinstance(error, KeyError) and ' ' not in key:  # nothing but the key
+    if not key.startswith("'"):  # a dict's; ml_collections quotes its own
+      return f'there is no key {key!r}.'
     return ' '.join([f'the config has no key {key}.', *hint])
   return said
 
