@@ -16,7 +16,7 @@ import pytest
 
 from bionet_learners.training import checkpoints
 from experiments.configs import copying as copying_config
-from experiments.runs import build, updates
+from experiments.runs import build, optimizer_settings, updates
 from experiments.shell import workdirs
 
 REPO = pathlib.Path(__file__).parents[3]
@@ -626,6 +626,7 @@ def _run(path: pathlib.Path, step: int = 0, *, hidden: int = 8) -> None:
   """What an unfinished run of copying:smoke left, saved after `step`."""
   config = copying_config.get_config('smoke')
   config.network.hidden = hidden
+  optimizer_settings.complete(config, {})  # as the command does
   run = build.build(config)
   with workdirs.locked(path):
     workdirs.create(path, config, run.first.task.spec)

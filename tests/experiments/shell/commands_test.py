@@ -347,7 +347,7 @@ ANSWERED = {
     ],
     [
       '# Seed of everything random in the run.\nseed = 7\n',
-      "# One of adding, cell_fate, copying,",
+      '# One of adding, cell_fate, copying,',
       "task.name = 'copying'\n",
       '# Symbols to remember.\ntask.num_symbols = 10\n',
       "optimizer.name = 'adamw'\n",
