@@ -71,15 +71,22 @@ def described(config: ml_collections.ConfigDict, file: pathlib.Path) -> str:
     texts[f'{section}.name'] = f'One of {", ".join(_names(section))}.'
   order = [*documented, *shared, *texts]
 
+  def explained(key):
+    """The key itself, or the mapping that it is in, where that is explained."""
+    while key not in texts and key.count('.') > 1:
+      key = key.rpartition('.')[0]
+    return 'stages' if key.startswith('stages.') else key
+
   def rank(key):
     section, _, rest = key.partition('.')
     place = _SECTIONS.index(section) if section in _SECTIONS else -1
-    at = order.index(key) if key in order else len(order)
+    by = explained(key)
+    at = order.index(by) if by in order else len(order)
     return place, rest != 'name', at, key
 
   lines, said = [], ''
   for key in sorted(_keys(config), key=rank):
-    text = texts.get(key, '')
+    text = texts.get(explained(key), '')
     if text and text != said:  # one comment may stand above several keys
       lines += ['', *_comment(text)]
     elif said and not text:

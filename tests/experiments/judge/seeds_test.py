@@ -74,7 +74,7 @@ def test_seeds_of_one_config_are_one_curve(three):
   assert len({*ceilings}) == 3
   assert compared.levels == {
     'ceiling': pytest.approx(np.mean(ceilings)),
-    'chance': 0.1,
+    'chance': pytest.approx(0.1),
   }
 
 
