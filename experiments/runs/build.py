@@ -21,6 +21,8 @@ from experiments.runs import (
   sections,
 )
 
+_OPTIMIZER = 0x6F707469  # folded into the noise key of an optimizer: 'opti'
+
 
 def build(config: ml_collections.ConfigDict) -> records.Run:
   """Builds a run, and checks it before it is compiled.
@@ -143,5 +145,9 @@ def _make_optimizer(config, dynamics, keys, example, num_updates, windows):
     example,
   )
   return optimizers.make_optimizer(
-    config.optimizer, num_updates, params, windows
+    config.optimizer,
+    num_updates,
+    params,
+    windows,
+    jax.random.fold_in(keys.noise, _OPTIMIZER),
   )

@@ -22,26 +22,23 @@ def check_numbers(config: ml_collections.ConfigDict) -> None:
   """Raises ValueError for a number of a config that cannot be."""
   for name in ('batch_size', 'log_every', 'eval_every', 'keep_last'):
     if config[name] < 1:
-      raise ValueError(f'{name} is {config[name]}; it must be at least 1.')
+      raise ValueError(f'{name}={config[name]}: must be at least 1.')
   if config.checkpoint_every < 0:
     raise ValueError(
-      f'checkpoint_every is {config.checkpoint_every}; it must be 0 (only at '
-      'the end) or more.'
+      f'checkpoint_every={config.checkpoint_every}: must be 0 (only at the '
+      'end) or more.'
     )
   every = config.learner.get('every') or 0
   if every < 0:
     raise ValueError(
-      f'learner.every is {every}; it must be 0 (at the end of the trials) or '
-      'more.'
+      f'learner.every={every}: must be 0 (at the end of the trials) or more.'
     )
   early = {k: config.early_stopping[k] for k in ('patience', 'min_delta')}
   with sections.named_in(sections.keys_of('early_stopping', early)):
     stopping.EarlyStopping('the main metric', **early).check()
   _check_finite('', config.to_dict())
   if not 0 <= config.seed < 2**32:
-    raise ValueError(
-      f'seed is {config.seed}; it must be at least 0 and below 2**32.'
-    )
+    raise ValueError(f'seed={config.seed}: must be from 0 to 2**32 - 1.')
 
 
 def _check_finite(path: str, settings: dict) -> None:
@@ -49,7 +46,7 @@ def _check_finite(path: str, settings: dict) -> None:
     if isinstance(value, dict):
       _check_finite(f'{path}{name}.', value)
     elif isinstance(value, float) and not math.isfinite(value):
-      raise ValueError(f'{path}{name} is {value}; it must be a finite number.')
+      raise ValueError(f'{path}{name}={value}: must be a finite number.')
 
 
 def check_learner(

@@ -13,7 +13,7 @@ from bionet_learners import base as learners
 from bionet_learners.training import checkpoints, ranges, stopping, writers
 from bionet_tasks import base as tasks
 from experiments.runs import build, records, updates
-from experiments.shell import workdirs
+from experiments.shell import paths, workdirs
 
 Report = Callable[[str], None]
 
@@ -51,15 +51,17 @@ def begin(
     return state, 0
   if run.first.rule is None and jax.tree.leaves(state.rule_state.shared):
     raise ValueError(
-      f'init_from is {config.init_from!r}, but {config.learner.name!r} learns '
-      'from members or copies of its own, not from one set of parameters.'
+      f'init_from={config.init_from!r}: must be empty, for '
+      f'{config.learner.name!r} learns from members or copies of its own, not '
+      'from one set of parameters.'
     )
-  _, learned, update = restore(config.init_from, report=report)
+  folder = paths.local('init_from', config.init_from)
+  _, learned, update = restore(folder, report=report)
   for part in ('params', 'constants'):
     checkpoints.check_like(
       getattr(learned, part),
       getattr(state, part),
-      f'init_from {config.init_from}: {part} ',
+      f'init_from={config.init_from}: {part} ',
     )
   report(f'starting from the parameters of {config.init_from}, update {update}')
   return state._replace(params=learned.params, constants=learned.constants), 0
@@ -84,7 +86,7 @@ def restore(
     FileNotFoundError: if there is no run, no checkpoint, or no evaluated one.
     ValueError, checkpoints.CorruptCheckpointError: if it cannot be used.
   """
-  workdir = pathlib.Path(path)
+  workdir = paths.local('workdir', path)
   config = workdirs.read_config(workdir)
   config.devices = 1  # what is saved is whole, and predicts on one
   run = build.build(config)

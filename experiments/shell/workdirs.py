@@ -191,6 +191,21 @@ def read_result(path: pathlib.Path) -> dict:
   return _read(path / 'result.json')
 
 
+def listing(path: pathlib.Path) -> dict[str, int]:
+  """`{name: when it was written, in ns}` of what stands in a run's folder.
+
+  A checkpoint is one entry, its folder, and ends with '/'.
+  """
+  found = {}
+  for file in path.rglob('*'):
+    name = file.relative_to(path)
+    if name.parts[0] == 'checkpoints' and len(name.parts) > 1:
+      name = f'checkpoints/{name.parts[1]}/'
+    if file.is_file() and file.name != '.lock':
+      found[str(name)] = max(found.get(str(name), 0), file.stat().st_mtime_ns)
+  return found
+
+
 def write_json(path: pathlib.Path, content: dict) -> None:
   """Writes a JSON file atomically: it is there whole or not at all."""
   files.write_atomically(path, json.dumps(content, indent=2) + '\n')

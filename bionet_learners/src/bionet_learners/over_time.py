@@ -69,7 +69,13 @@ def over_time(
     return result, base.RuleState(drawn, memory)
 
   return base.GradientRule(
-    unroll.model_from_cell(cell), init, begin, run, learning_signal, claim
+    unroll.model_from_cell(cell),
+    init,
+    begin,
+    run,
+    learning_signal,
+    claim,
+    objective='loss' if cell.penalty is None else 'penalized_loss',
   )
 
 

@@ -219,10 +219,11 @@ def restarts(
         first, _finite_mean(scores), copies.untrained_mean
       ),
     )
-    losses = jnp.where(jnp.isfinite(metrics['loss']), metrics['loss'], jnp.inf)
+    name = base.objective(metrics) or 'loss'
+    losses = jnp.where(jnp.isfinite(metrics[name]), metrics[name], jnp.inf)
     report = {
       **jax.tree.map(_finite_mean, metrics),
-      'loss_best': jnp.min(losses),
+      f'{name}_best': jnp.min(losses),
       'restarts': jnp.asarray(count, jnp.float32),
       'stood_still': jnp.sum(~finite).astype(jnp.float32),
       'validation': copies.score,

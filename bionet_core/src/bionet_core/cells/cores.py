@@ -251,6 +251,11 @@ def lstm(
 ) -> interfaces.Cell:
   """`hk.LSTM(hidden)` with a linear readout; layers as in `gru`.
 
+  Args:
+    spec: sizes of inputs and outputs.
+    hidden: units of a layer.
+    num_layers: layers, each reading the one below at the same step.
+
   Raises:
     ValueError: for a size less than 1.
   """
@@ -261,6 +266,11 @@ def vanilla_rnn(
   spec: interfaces.Sizes, *, hidden: int = 128, num_layers: int = 1
 ) -> interfaces.Cell:
   """`hk.VanillaRNN(hidden)` with a linear readout; layers as in `gru`.
+
+  Args:
+    spec: sizes of inputs and outputs.
+    hidden: units of a layer.
+    num_layers: layers, each reading the one below at the same step.
 
   Raises:
     ValueError: for a size less than 1.
