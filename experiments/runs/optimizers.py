@@ -77,8 +77,8 @@ def make_optimizer(
     )
   if 0 < clip_norm < _LEAST:  # which a zero gradient would be divided by
     raise ValueError(
-      f'optimizer.clip_norm={clip_norm}: must be {_LEAST:.1e} or more, or 0 for '
-      'no clipping; in float32 it counts as 0.'
+      f'optimizer.clip_norm={clip_norm}: must be {_LEAST:.1e} or more, or 0 '
+      'for no clipping; in float32 it counts as 0.'
     )
   if accumulate < 1:
     raise ValueError(f'optimizer.accumulate={accumulate}: must be at least 1.')

@@ -19,7 +19,7 @@ import optax
 import pytest
 
 from bionet_tasks.static import prototypes
-from experiments import session
+from experiments import reference
 from experiments.configs import memory
 from experiments.judge import scoring
 from experiments.runs import build, factories, saved, updates

@@ -125,7 +125,7 @@ TRAIN = {
   ),
   'clip_norm of no float32': (
     [COPYING, '--config.optimizer.clip_norm=1e-45'],
-    ['optimizer.clip_norm is 1e-45', '0 in float32', '1.2e-38 or more'],
+    ['optimizer.clip_norm=1e-45: must be 1.2e-38 or more', 'counts as 0'],
   ),
   'no trace_dtype': (
     [COPYING.replace('smoke', 'd_rtrl'), '--config.learner.trace_dtype='],
