@@ -8,6 +8,7 @@ against their formulas in NumPy.
 import importlib
 import itertools
 import math
+import pathlib
 
 import chex
 import jax
@@ -23,6 +24,8 @@ from bionet_tasks import base as tasks
 from experiments.configs import compose
 from experiments.configs import copying as configs_copying
 from experiments.runs import build, factories, optimizers, updates
+
+TESTS = pathlib.Path(__file__).parents[2]
 
 # Small sizes of every plugin; a new one has to enter here.
 TASKS = {
@@ -48,6 +51,10 @@ TASKS = {
     'num_held_out': 4,
   },
   'flip_flop': {'length': 4, 'num_held_out': 4},
+  'from_csv': {
+    'path': str(TESTS / 'tasks' / 'recorded' / 'trials.csv'),
+    'trial': 'trial',
+  },
   'lorenz': {'length': 4, 'num_held_out': 4},
   'prototypes': {
     'num_prototypes': 3,
