@@ -64,7 +64,7 @@ def score_function(
   if log_density is None:
     raise TypeError(
       'score_function learns from the noise in the dynamics, and this Cell has '
-      'no log_density: give it one by bionet_core.noisy, or choose a noisy cell '
+      'no log_density: make it noisy by bionet_core.noisy, or choose a cell '
       'such as the tissue, or a learner that differentiates, such as bptt.'
     )
   if devices.count > 1:
