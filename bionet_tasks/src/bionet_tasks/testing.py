@@ -38,9 +38,10 @@ def check_task(
   finite data come exactly once an epoch, and no evaluation trial is among them;
   under one key, evaluations are not the training trials.
 
-  Sequences (T > 1) must not tell the answer where they ask for it: over
-  512 trials no input of an asked step may correlate with that step's target
-  (one-hot, if a class) by more than 6 standard errors,
+  Sequences (T > 1) must not tell the answer where they ask for it: over 512
+  trials, or one epoch if that is shorter, no input of an asked step may
+  correlate with that step's target (one-hot, if a class) by more than 6
+  standard errors,
 
     |corr(inputs_ti, targets_tj)| sqrt(n_t) <= 6   for all i, j, asked t
 
@@ -108,7 +109,9 @@ def check_task(
     )
     _require(first != second, 'two epochs have the same order')
   if spec.num_steps > 1 and memory:
-    _check_answer_is_hidden(_take(run, jnp.arange(_PROBE_TRIALS)))
+    # Samples that come again are no further evidence: one epoch at most.
+    probed = min(_PROBE_TRIALS, num_data or _PROBE_TRIALS)
+    _check_answer_is_hidden(_take(run, jnp.arange(probed)))
 
 
 def _check_trials(name, trials, spec, index, *, any_steps=False):

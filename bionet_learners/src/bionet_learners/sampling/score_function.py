@@ -64,8 +64,8 @@ def score_function(
   if log_density is None:
     raise TypeError(
       'score_function learns from the noise in the dynamics, and this Cell has '
-      'no log_density: choose a noisy cell such as the tissue, or a learner '
-      'that differentiates, such as bptt.'
+      'no log_density: make it noisy by bionet_core.noisy, or choose a cell '
+      'such as the tissue, or a learner that differentiates, such as bptt.'
     )
   if devices.count > 1:
     raise ValueError(
