@@ -18,7 +18,7 @@ from bionet_core import (
   testing,
   unroll,
 )
-from bionet_core.cells import tissue
+from bionet_core.cells import lattice, tissue
 from tests.core.cells import tissues
 
 CELLS_TESTED = {'tissue': {'hidden': (3,)}}

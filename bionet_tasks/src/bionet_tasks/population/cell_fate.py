@@ -28,9 +28,7 @@ _MEASURES = {
   'soft_utility': base.Measure('bits', 'the utility of graded fates'),
   'soft_s_pat': base.Measure('bits', 's_pat of graded fates'),
   'soft_s_rep': base.Measure('bits', 's_rep of graded fates'),
-  'own_utility': base.Measure(
-    'bits', 'the utility of your own that is descended'
-  ),
+  'own_utility': base.Measure('bits', 'the descended utility, your own'),
   'own_s_pat': base.Measure('bits', 'its s_pat'),
   'own_s_rep': base.Measure('bits', 'its s_rep'),
   'mean_fate': base.Measure('', 'share of the fates that are 1'),
