@@ -54,7 +54,7 @@ def begin(
       f'init_from is {config.init_from!r}, but {config.learner.name!r} learns '
       'from members or copies of its own, not from one set of parameters.'
     )
-  _, learned, update = restore(config.init_from, report=report)
+  _, learned, update = _restore(config.init_from, 'last', report)
   for part in ('params', 'constants'):
     checkpoints.check_like(
       getattr(learned, part),
@@ -74,7 +74,8 @@ def restore(
     path: the run's folder.
     which: 'last', or 'best': of the evaluations whose state is saved, the one
       with the best main metric.
-    report: takes a line for the user, where a checkpoint is damaged.
+    report: takes a line for the user: for what differs here from where the run
+      began, and for a damaged checkpoint.
 
   Returns:
     The run, built from the config in the folder for one device; the state; the
@@ -84,6 +85,16 @@ def restore(
     FileNotFoundError: if there is no run, no checkpoint, or no evaluated one.
     ValueError, checkpoints.CorruptCheckpointError: if it cannot be used.
   """
+  restored = _restore(path, which, report)
+  for note in workdirs.notes(pathlib.Path(path)):
+    report(f'it may not score bit for bit as it did: {note}.')
+  return restored
+
+
+def _restore(
+  path: str | os.PathLike[str], which: str, report: Report
+) -> tuple[records.Run, learners.LearnerState, int]:
+  """As `restore`, whose numbers here may be others than where the run began."""
   workdir = pathlib.Path(path)
   config = workdirs.read_config(workdir)
   config.devices = 1  # what is saved is whole, and predicts on one
