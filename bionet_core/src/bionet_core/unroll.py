@@ -29,9 +29,8 @@ def seed_key(seed: int) -> jax.Array:
   environment says instead of the generator (JAX_DEFAULT_PRNG_IMPL) and of the
   seeds (JAX_RANDOM_SEED_OFFSET).
   """
-  return jax.random.wrap_key_data(
-    np.array([0, seed], np.uint32), impl='threefry2x32'
-  )
+  words = jnp.asarray(np.array([0, seed], np.uint32))
+  return jax.random.wrap_key_data(words, impl='threefry2x32')
 
 
 def check_key(key: jax.Array) -> None:

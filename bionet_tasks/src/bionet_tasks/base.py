@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from bionet_core import classes, interfaces, unroll
+from bionet_core import class_labels, interfaces, unroll
 
 
 @dataclasses.dataclass(frozen=True)
@@ -142,7 +142,7 @@ def cross_entropy(
   chex.assert_rank([outputs, targets, mask], [2, 1, 1])
   chex.assert_type([outputs, targets, mask], [float, int, float])
   num_classes = outputs.shape[-1]
-  classes.check_classes(targets, num_classes, mask)
+  class_labels.check_classes(targets, num_classes, mask)
   outputs, targets = _asked(mask, outputs), _asked(mask, targets)
   losses = optax.softmax_cross_entropy_with_integer_labels(outputs, targets)
   # Optax takes the class -1 for the last one. A factor makes the gradient NaN,
@@ -352,12 +352,12 @@ def check_labels(task: Task, trials: interfaces.Trials) -> None:
   if task.spec.loss_kind != 'per_trial':
     return
   targets, mask = jax.device_get((trials.targets, trials.mask))
-  targets = targets.reshape(-1, *targets.shape[2:])
-  outputs = jax.ShapeDtypeStruct((len(targets), task.spec.num_outputs), float)
+  targets, mask = jax.device_put(
+    (targets.reshape(-1, *targets.shape[2:]), mask.reshape(-1))
+  )
+  outputs = jax.ShapeDtypeStruct((len(mask), task.spec.num_outputs), float)
   try:
-    jax.eval_shape(
-      lambda outputs: task.loss(outputs, targets, mask.reshape(-1)), outputs
-    )
+    jax.eval_shape(lambda outputs: task.loss(outputs, targets, mask), outputs)
   except ValueError as error:
     raise ValueError(f'task {task.spec.name!r}: {error}') from error
 

@@ -5,7 +5,7 @@ import chex
 import jax
 import jax.numpy as jnp
 
-from bionet_core import classes
+from bionet_core import class_labels
 
 
 def perceptron(
@@ -52,7 +52,7 @@ def signed_labels(targets: jax.Array, num_classes: int) -> jax.Array:
     chex.assert_shape(targets, (None, num_classes))
     return targets
   chex.assert_rank(targets, 1)
-  classes.check_classes(targets, num_classes)
+  class_labels.check_classes(targets, num_classes)
   hit = targets[:, None] == jnp.arange(num_classes)[None, :]
   is_class = jnp.any(hit, axis=-1, keepdims=True)
   return jnp.where(hit, 1.0, jnp.where(is_class, -1.0, jnp.nan))

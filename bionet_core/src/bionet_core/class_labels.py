@@ -3,6 +3,7 @@
 
 import jax
 import numpy as np
+from jax import core
 
 
 def check_classes(
@@ -18,7 +19,7 @@ def check_classes(
     num_classes: classes are numbered from 0 to `num_classes - 1`.
     mask: of the same shape, 0 where a label is not asked; None: all are.
   """
-  if isinstance(targets, jax.core.Tracer) or isinstance(mask, jax.core.Tracer):
+  if isinstance(targets, core.Tracer) or isinstance(mask, core.Tracer):
     return
   labels, asked = jax.device_get((targets, mask))
   wrong = (labels < 0) | (labels >= num_classes)
