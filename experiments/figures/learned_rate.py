@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from matplotlib import figure
 
-from bionet_core import interfaces
+from bionet_core import interfaces, unroll
 from experiments.figures import patterns
 from experiments.judge import scoring
 
@@ -51,7 +51,7 @@ def rate(
   free = int(np.argmax(_still(cell, params, constants, num_cells)))
   state = jnp.broadcast_to(means[:, None], (len(means), num_cells))
   state = state.at[:, free].set(0.5)
-  keys = jax.random.split(jax.random.key(0), len(means))  # unused: sigma is 0
+  keys = jax.random.split(unroll.seed_key(0), len(means))  # unused: sigma is 0
 
   def after(dt):
     inputs = jnp.stack([dt, jnp.zeros_like(dt)])
@@ -81,7 +81,7 @@ def _is_tissue(cell, judged: scoring.Judged) -> bool:
   spec, learned = judged.run.first.task.spec, judged.state
   if not isinstance(cell, interfaces.Cell) or spec.input_shape != (2,):
     return False
-  keys = jax.random.split(jax.random.key(0), 1)
+  keys = jax.random.split(unroll.seed_key(0), 1)
   state = cell.initial_state(learned.constants, keys)
   if num_cells < 3 or not isinstance(state, jax.Array):
     return False

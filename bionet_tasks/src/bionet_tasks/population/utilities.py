@@ -147,7 +147,9 @@ def step_loss(
     weights = mask.reshape(groups.shape[:-1])
     present = jnp.mean(weights, axis=-1, keepdims=True)
     weights = weights / jnp.where(present > 0, present, 1.0)
-    judge = jax.vmap(jax.vmap(lambda s, w: utility(s, targets[0, 0], w)))
+    # The temperature, of which a trial of weight 0 says nothing.
+    temperature = targets[jnp.argmax(mask != 0), 0]
+    judge = jax.vmap(jax.vmap(lambda s, w: utility(s, temperature, w)))
     judged = jax.tree.map(lambda x: jnp.mean(x, axis=1), judge(groups, weights))
     worst = jnp.argmin(judged.utility)
     judged = jax.tree.map(lambda x: x[worst] * weight, judged)
