@@ -133,7 +133,7 @@ def test_a_geometry_of_ones_own_is_a_path(monkeypatch):
     (
       {'geometry': 'tours'},
       KeyError,
-      "no bionet.geometries named 'tours'. Did you mean 'torus'",
+      r"geometry='tours': no bionet.geometries .* Did you mean 'torus'",
     ),
     (
       {'geometry': 'lattice_test:halves'},

@@ -46,7 +46,10 @@ def geometry(name: str, num_cells: int, rows: int) -> MeansFn:
       the states' shape.
   """
   check_rows(num_cells, rows)
-  factory = plugins.load('bionet.geometries', name, GEOMETRIES)
+  try:
+    factory = plugins.load('bionet.geometries', name, GEOMETRIES)
+  except KeyError as error:
+    raise KeyError(f'geometry={name!r}: {error.args[0]}') from error
   means = factory(num_cells, rows)
   states = jax.ShapeDtypeStruct((2, num_cells), jnp.result_type(float))
   shape = jax.eval_shape(means, states).shape

@@ -74,7 +74,10 @@ def find(
     ValueError: for an unknown name, or what is no utility of N cells.
   """
   if ':' in name:
-    utility = plugins.load('bionet.utilities', name, {})
+    try:
+      utility = plugins.load('bionet.utilities', name, {})
+    except KeyError as error:
+      raise KeyError(f'loss={name!r}: {error.args[0]}') from error
   elif name in built_in:
     utility = built_in[name]
   else:
