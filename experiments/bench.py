@@ -9,12 +9,11 @@ FILE.png where the suite has a figure.
 """
 
 import importlib
-import pathlib
 
 from absl import flags
 
 from experiments import suites
-from experiments.shell import commandline, workdirs
+from experiments.shell import commandline, paths, workdirs
 
 
 def _main(argv: list[str]) -> None:
@@ -22,18 +21,24 @@ def _main(argv: list[str]) -> None:
   suite = importlib.import_module(f'experiments.suites.{_SUITE.value}')
   with commandline.bad_input():
     seeds = suites.parse_seeds(_SEEDS.value) or list(suite.SEEDS)
-  output = pathlib.Path(_OUTPUT.value or 'unused').absolute()
+    output = paths.local('--output', _OUTPUT.value or 'unused').absolute()
   if not output.parent.is_dir() or output.is_dir():
-    commandline.refuse(f'--output={_OUTPUT.value} cannot be written as a file.')
+    commandline.refuse(
+      f'--output={_OUTPUT.value}: must be a file in a folder that is there.'
+    )
   rows = suite.run(seeds, _ONLY.value)
   if not rows:
-    commandline.refuse(f'no row of {_SUITE.value} has {_ONLY.value!r} in it.')
+    commandline.refuse(
+      f'--only={_ONLY.value}: no row of {_SUITE.value} has it in its name.'
+    )
   print(suites.table(rows))
   if _OUTPUT.value:
     content = {'suite': _SUITE.value, 'seeds': seeds, 'rows': rows}
     workdirs.write_json(output, content)
+    print(f'wrote {output}')
     if hasattr(suite, 'draw'):
       suite.draw(rows, output.with_suffix('.png'))
+      print(f'wrote {output.with_suffix(".png")}')
 
 
 if __name__ == '__main__':

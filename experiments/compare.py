@@ -6,25 +6,27 @@ How to start it:
   python -m experiments.compare --workdirs=runs/online,runs/offline \
     --output=comparison.png [--metric=loss,accuracy] [--split=eval]
 
+Runs that differ by seed alone are drawn as one: their mean, with the 95 %
+interval of the mean. Their tasks must have the same settings, but for seeds and
+such as change the training alone.
+
 Drawn are the held-out evaluations of each run, so give the runs a small
 `eval_every`; a finished one begins with its untrained network. What a run took
 is counted in updates, in trials simulated and in CPU seconds of training:
 `experiments/judge/comparison.py` says how.
 """
 
-import pathlib
-
 from absl import flags
 
 from experiments.figures import comparison as figure
 from experiments.judge import comparison
-from experiments.shell import commandline
+from experiments.shell import commandline, paths
 
 
 def _main(argv: list[str]) -> None:
   del argv
-  output = pathlib.Path(_OUTPUT.value).absolute()
   with commandline.bad_input():
+    output = paths.local('--output', _OUTPUT.value).absolute()
     if not output.parent.is_dir() or output.suffix != '.png':
       raise ValueError(
         f'--output={_OUTPUT.value}: name a .png file in a folder that is there.'
@@ -39,9 +41,13 @@ def _main(argv: list[str]) -> None:
       costs = ', '.join(
         f'{values[-1]:,.0f} {axis}' for axis, values in curve.costs.items()
       )
+      spread = ''
+      if curve.interval is not None:
+        low, high = (end[-1] for end in curve.interval)
+        spread = f' (95 % interval {low:.4f} to {high:.4f})'
       print(
-        f'{curve.label:{width}}  {row.metric} {curve.values[-1]:.4f} after '
-        f'{costs}'
+        f'{curve.label:{width}}  {row.metric} {curve.values[-1]:.4f}{spread} '
+        f'after {costs}'
       )
   print(f'wrote {output}')
 

@@ -7,25 +7,28 @@ it is interrupted. The commands `train` and `evaluate` are this and their flags.
 
 import bisect
 import contextlib
-import itertools
 import os
 import pathlib
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
-import jax
 import ml_collections
 import optax
 import tqdm
 
-from bionet_core import plugins
 from bionet_learners import base as learners
 from bionet_learners.training import checkpoints, ranges, writers
 from experiments import figures
-from experiments.judge import probes, scoring, table
+from experiments.judge import measures, probes, profiling, scoring, table
 from experiments.runs import build, checks, factories, records, saved, updates
-from experiments.shell import commandline, signals, workdirs
+from experiments.shell import (
+  commandline,
+  messages,
+  paths,
+  signals,
+  workdirs,
+)
 
 # Metrics that go to the files alone: a line of progress would become too long.
 _FILES_ONLY = ('gradient_norm', 'update_norm', 'learning_rate')
@@ -48,38 +51,59 @@ def train(
     config: the run's config.
     path: the run's folder; where it holds the run already, the run goes on.
     probe: numbers of held-out trials to record at the end.
-    profile: write a trace of one range of updates.
+    profile: write a trace of one range of updates: the second of the run; where
+      there is none, or the run is finished, the first, made anew and dropped.
     check_credit: check the credit that the rule gives to a cell that is not
       built in, before the run begins or goes on.
   """
-  workdir = pathlib.Path(path)
   with contextlib.ExitStack() as stack:
     with commandline.bad_input():
+      workdir = paths.local('--workdir', path)
       run = build.build(config)
       probed = probes.parse(probe, run)
+      interrupted = stack.enter_context(signals.noted())
       stack.enter_context(workdirs.locked(workdir))
+      stack.enter_context(_ends_in_one_line(workdir))
+      before = workdirs.listing(workdir)
       status, notes = workdirs.find(workdir, config)
-      if status != 'finished':
+      inspects = bool(probed) or profile
+      if status == 'finished' and inspects:
+        _, state, _ = saved.restore(workdir, report=_say)
+      elif status != 'finished':
         if check_credit and not factories.is_built_in(config.network.name):
           _say(checks.check_credit(_for_credit(config, run)))
         state, first = saved.begin(config, run, workdir, _say)
+        if interrupted():
+          raise ranges.InterruptedRun(first)
       if status == 'nothing':
         workdirs.create(workdir, config, run.first.task.spec)
     if status == 'finished':
-      print(f'{workdir} is finished already; nothing to do.')
+      told = '.' if inspects else '; nothing to do.'
+      print(f'{workdir} is finished already{told}')
       result = workdirs.read_result(workdir)
+      with commandline.bad_input():
+        profiler = _profiler(profile, workdir)
+        if inspects:
+          _inspect(run, workdir, state, probed, profiler, config.log_every)
     else:
       for note in notes:
         print(f'it may not go on bit for bit: {note}.')
-      result = _train_or_end(
-        config, run, workdir, state, first, probed=probed, profile=profile
+      result = train_from(
+        config,
+        run,
+        workdir,
+        state,
+        first,
+        interrupted=interrupted,
+        probed=probed,
+        profile=profile,
       )
   metric = run.first.task.spec.metric
   print(
     f'held-out {metric} {result["eval"][metric]:.4f}, on training trials '
     f'{result["train"][metric]:.4f}; {result["wall_seconds"]:.1f} s'
   )
-  print(f'wrote {workdir / "result.json"} and {workdir / "figures"}/')
+  _say_written(workdir, before)
 
 
 def _for_credit(config, run: records.Run) -> records.Run:
@@ -96,25 +120,28 @@ def _for_credit(config, run: records.Run) -> records.Run:
   return run._replace(stages=(stage._replace(dynamics=dynamics, rule=rule),))
 
 
-def _train_or_end(config, run, workdir, state, first, **settings) -> dict:
-  """`train_from`; what ends it ends the process in one line and a status."""
+@contextlib.contextmanager
+def _ends_in_one_line(workdir: pathlib.Path) -> Iterator[None]:
+  """Inside, what ends a run ends the process in one line and a status."""
   again = f'The same command goes on from what is saved in {workdir}.'
   try:
-    with signals.noted() as interrupted:
-      return train_from(
-        config, run, workdir, state, first, interrupted=interrupted, **settings
-      )
+    yield
   except ranges.InterruptedRun as stop:
+    saved_at = f'asked to stop: saved after update {stop.update}. {again}'
     commandline.refuse(
-      f'asked to stop: saved after update {stop.update}. {again}',
+      saved_at if stop.update else signals.STOPPED_EARLY,
       status=signals.REQUEUE,
     )
   except KeyboardInterrupt:
-    commandline.refuse(f'interrupted. {again}', status=130)
+    begun = (workdir / 'config.json').exists()
+    commandline.refuse(
+      f'interrupted. {again}' if begun else signals.INTERRUPTED_EARLY,
+      status=signals.INTERRUPTED,
+    )
   except FloatingPointError as error:
     commandline.refuse(str(error), status=1)
   except OSError as error:
-    commandline.refuse(f'{commandline.message(error)}. {again}', status=1)
+    commandline.refuse(f'{messages.text(error)}. {again}', status=1)
 
 
 def train_from(
@@ -160,6 +187,7 @@ def train_from(
   )
   scorer = scoring.scorer(run)
   evaluations = _Evaluations(run, scorer)
+  profiler = _profiler(profile, workdir)
   state, update, rows = _advance(
     config,
     run,
@@ -169,7 +197,7 @@ def train_from(
     evaluate=evaluations,
     early_stopping=early_stopping,
     interrupted=interrupted,
-    profile=profile,
+    profiler=profiler,
   )
   # Evaluations are no training.
   cpu_seconds = time.process_time() - cpu_start - evaluations.cpu_seconds
@@ -180,10 +208,9 @@ def train_from(
     )
   judged = scoring.judge(run, state, update, rows, scorer)
   fitted = scoring.score_training_trials(run, state)
-  _say(table.table(judged))
+  _say(table.table(judged, legend=False))  # which the rows have had
   _write(judged, workdir)
-  if probed:
-    _write_probes(run, state, probed, workdir)
+  _inspect(run, workdir, state, probed, profiler, config.log_every)
   result = {
     'updates': update,
     'wall_seconds': round(time.perf_counter() - start, 3),
@@ -206,15 +233,21 @@ def _advance(
   evaluate,
   early_stopping,
   interrupted,
-  profile,
+  profiler,
 ) -> tuple[learners.LearnerState, int, Sequence[writers.Row]]:
   """The loop: the last state, whole; the updates behind it; all rows."""
   folder = workdir / 'checkpoints'
 
+  known, explained = measures.of(run.first.task.spec), set()
+
   def record(update, split, metrics):
     writer.write(update, split, metrics)
     shown = {k: v for k, v in metrics.items() if k not in _FILES_ONLY}
-    line = table.line(shown)
+    new = [name for name in shown if name not in explained]
+    for line in measures.legend(new, known):
+      _say(line)
+    explained.update(shown)
+    line = table.line(shown, known)
     if split == 'eval':
       _say(f'held out after {update}: {line}')
     else:
@@ -225,14 +258,14 @@ def _advance(
   def save(state, update):
     state = updates.whole(run, state, update)
     checkpoints.save_checkpoint(state, folder, update)
-    best = None
+    best = ()
     if config.keep_best:
-      best = ranges.best_update(writer.rows, early_stopping)
+      best = ranges.best_updates(writer.rows, early_stopping)
     checkpoints.prune(folder, config.keep_last, best)
 
   advance = updates.make_advance_between(run)
-  if profile:
-    advance = _profiled(advance, workdir / 'profile')
+  if profiler is not None:
+    advance = profiler.watching(advance)
   clock = _Clock(first, run.num_updates, run.borders)
   with (
     writers.MetricsWriter(workdir, first) as writer,
@@ -291,8 +324,9 @@ def evaluate(
     which: the 'last' checkpoint, or the 'best'.
     probe: numbers of held-out trials to record.
   """
-  workdir = pathlib.Path(path)
   with commandline.bad_input():
+    workdir = paths.local('--workdir', path)
+    before = workdirs.listing(workdir)
     run, state, update = saved.restore(workdir, which)
     probed = probes.parse(probe, run)
   print(f'{workdir}: {update} updates')
@@ -303,12 +337,11 @@ def evaluate(
   try:
     _write(judged, workdir)
   except OSError as error:
-    commandline.refuse(commandline.message(error), status=1)
-  print(f'wrote {workdir / "evaluation.json"} and {workdir / "figures"}/')
+    commandline.refuse(messages.text(error), status=1)
   if probed:
     with commandline.bad_input():
       _write_probes(run, state, probed, workdir)
-    print(f'wrote {workdir / "probes.npz"}')
+  _say_written(workdir, before)
 
 
 def _write(judged: scoring.Judged, workdir: pathlib.Path) -> None:
@@ -324,19 +357,31 @@ def _write_probes(run, state, probed, workdir: pathlib.Path) -> None:
   figures.draw_probes(recorded, workdir / 'figures')
 
 
-def _profiled(advance, folder: pathlib.Path):
-  """Traces the second range of updates: the first one compiles."""
-  calls = itertools.count()
+def _profiler(profile: bool, workdir: pathlib.Path):
+  return profiling.Profiler(workdir / 'profile', _say) if profile else None
 
-  def traced(state, first, last):
-    if next(calls) != 1:
-      return advance(state, first, last)
-    with jax.profiler.trace(os.fspath(folder)):
-      answer = jax.block_until_ready(advance(state, first, last))
-    _say(f'updates {first} to {last} are traced in {folder}/')
-    return answer
 
-  return traced
+def _inspect(run, workdir, state, probed, profiler, length) -> None:
+  """Records the probes, and the trace that training has not left."""
+  if probed:
+    _write_probes(run, state, probed, workdir)
+  if profiler is not None:
+    profiler.trace_first(run, length)
+
+
+def _say_written(workdir: pathlib.Path, before: Mapping[str, int]) -> None:
+  """Names every file that is new or has changed, the last one written last."""
+  now = workdirs.listing(workdir)
+  written = [name for name in now if now[name] != before.get(name)]
+  for name in sorted(written, key=now.__getitem__):
+    print(f'wrote {workdir / name}' + ('/' if name.endswith('/') else ''))
+  traces = [name for name in written if name.endswith('.trace.json.gz')]
+  if traces:
+    print(
+      f'to see the trace, open {workdir / traces[-1]} at '
+      'https://ui.perfetto.dev, or install tensorboard and xprof and start '
+      f'tensorboard --logdir={workdir / "profile"}'
+    )
 
 
 class _Clock:
@@ -385,24 +430,13 @@ def _announce(config, run: records.Run, state: learners.LearnerState) -> None:
     f'parameters {optax.tree.size(state.params):,}  '
     f'constants {optax.tree.size(state.constants):,}'
   )
+  known = measures.of(spec)
   _say(
-    f'chance: {table.line(spec.chance)}   ceiling: {table.line(spec.ceiling)}'
+    f'chance: {table.line(spec.chance, known)}   '
+    f'ceiling: {table.line(spec.ceiling, known)}'
   )
 
 
 def _say(line: str) -> None:
   tqdm.tqdm.write(line)
   sys.stdout.flush()  # a pipe or a log file has it at once
-
-
-def installed() -> str:
-  """Every task, cell, network and learner installed, and every config."""
-  lines = [
-    f'{group.removeprefix("bionet.")}: '
-    + ', '.join(plugins.names(group, builtin))
-    for group, builtin in factories.BUILTIN.items()
-  ]
-  configs = pathlib.Path(__file__).parent / 'configs'
-  files = sorted(p.name for p in configs.glob('*.py') if p.name[0] != '_')
-  files.remove('base.py')
-  return '\n'.join([*lines, f'configs: {", ".join(files)}'])

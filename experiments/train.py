@@ -1,28 +1,47 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Trains what a config says, into a folder.
+r"""Trains what a config says, into a folder.
 
 How to start it:
 
   python -m experiments.train --config=experiments/configs/prototypes.py \
     --workdir=runs/prototypes [--config.batch_size=32 ...]
   python -m experiments.train --list
+  python -m experiments.train --config=FILE --print_config
 """
+
+from experiments.shell import signals
+
+if __name__ == '__main__':
+  signals.end_at_once()  # before JAX is imported, which takes seconds
 
 from absl import flags
 
-from experiments import session
-from experiments.shell import commandline
+from experiments import reference, session, suites
+from experiments.runs import optimizer_settings
+from experiments.shell import commandline, config_flag
 
 
 def _main(argv: list[str]) -> None:
   del argv
   if _LIST.value:
     with commandline.bad_input():
-      print(session.installed())
+      print(reference.installed())
+    print('suites: python -m experiments.bench --suite=NAME, of')
+    for name, text in suites.SUITES.items():
+      print(f'{name}: {text}')
     return
   config = flags.FLAGS.config
-  if config is None or not _WORKDIR.value:
-    commandline.refuse('--config and --workdir are needed (or --list).')
+  if _PRINT_CONFIG.value:
+    if not config:
+      commandline.refuse('--print_config: give --config=FILE, too.')
+    with commandline.bad_input():
+      print(reference.described(config, config_flag.file()))
+    return
+  if not config or not _WORKDIR.value:
+    commandline.refuse(
+      '--config and --workdir are needed (or --list, or --config and '
+      '--print_config).'
+    )
   session.train(
     config,
     _WORKDIR.value,
@@ -33,7 +52,6 @@ def _main(argv: list[str]) -> None:
 
 
 if __name__ == '__main__':
-  commandline.define_config('A file of experiments/configs, with :VARIANT.')
   _WORKDIR = flags.DEFINE_string(
     'workdir',
     None,
@@ -53,5 +71,15 @@ if __name__ == '__main__':
     'Check, before the run, the credit that the rule gives to a cell that is '
     'not built in.',
   )
-  _LIST = flags.DEFINE_bool('list', False, 'List what is installed, and exit.')
-  commandline.run(_main)
+  _LIST = flags.DEFINE_bool(
+    'list',
+    False,
+    'List every task, cell, network, learner and optimizer, every config with '
+    'its variants, and the suites of measurements; and exit.',
+  )
+  _PRINT_CONFIG = flags.DEFINE_bool(
+    'print_config',
+    False,
+    'Print every key of the config, with what it means and may be; and exit.',
+  )
+  commandline.run(_main, prepare=optimizer_settings.complete)

@@ -1,10 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """The keys that all runs share, and variants of a config."""
 
-import difflib
 from collections.abc import Mapping
 
 from ml_collections import config_dict
+
+from experiments.shell import messages
 
 
 def base_config() -> config_dict.ConfigDict:
@@ -66,18 +67,22 @@ def base_config() -> config_dict.ConfigDict:
   config.restarts.num_trials = 256
   config.restarts.evaluations = ('held_out',)
   config.optimizer = config_dict.ConfigDict()
-  # 'adam', 'adamw' or 'sgd'; its own settings may stand beside the name.
+  # Any optimizer of optax whose update needs gradients and parameters alone;
+  # its own settings, by their names in optax, stand beside the name.
   config.optimizer.name = 'adam'
-  # Step size; a config may scale it by module with rate_factors.
+  # Step size.
   config.optimizer.learning_rate = 1e-3
   # 'constant', or 'cosine' or 'linear' to 0 at the end of the run.
   config.optimizer.schedule = 'constant'
   # Updates in which the rate first rises from 0.
   config.optimizer.warmup = 0
-  # Updates whose mean gradient makes one step of the optimizer.
+  # Updates whose mean gradient makes one step of the optimizer; a divisor of
+  # the updates (with learner.every: of the windows of all updates).
   config.optimizer.accumulate = 1
   # Largest norm of the whole gradient; 0: not clipped.
   config.optimizer.clip_norm = 0.0
+  # Factors on the learning rate by module, e.g. {'gru': 0.1}; 0 freezes.
+  config.optimizer.rate_factors = config_dict.ConfigDict()
   return config
 
 
@@ -196,8 +201,7 @@ def apply_variant(
   if not variant:
     return config
   if variant not in variants:
-    near = difflib.get_close_matches(variant, variants, n=1)
-    hint = f' Did you mean {near[0]!r}?' if near else ''
+    hint = messages.near(variant, variants)
     raise KeyError(
       f'no variant {variant!r} of this config.{hint} '
       f'There are: {", ".join(variants)}.'

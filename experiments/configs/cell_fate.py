@@ -265,3 +265,6 @@ _VARIANTS = {
     },
   },
 }
+
+CHOICES = ', '.join(_VARIANTS)
+"""What may follow the colon."""

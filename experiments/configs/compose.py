@@ -19,9 +19,11 @@ import typing
 
 from ml_collections import config_dict
 
-from bionet_core import plugins
 from experiments.configs import base
 from experiments.runs import factories
+
+CHOICES = 'TASK,NETWORK,LEARNER'
+"""What may follow the colon."""
 
 
 def get_config(choice: str = 'prototypes,asymmetric,local_plasticity'):
@@ -29,19 +31,14 @@ def get_config(choice: str = 'prototypes,asymmetric,local_plasticity'):
   names = choice.split(',')
   if len(names) != 3:
     raise ValueError(
-      f'compose.py:{choice}: name a task, a network and a learner, e.g. '
-      'compose.py:copying,gru,bptt.'
+      'name a task, a network and a learner, e.g. compose.py:copying,gru,bptt.'
     )
   task, network, learner = names
   config = base.base_config()
   config.num_updates = 500
-  groups = {
-    'task': ('bionet.tasks', task),
-    'network': (factories.dynamics_group(network), network),
-    'learner': ('bionet.learners', learner),
-  }
-  for section, (group, name) in groups.items():
-    factory = plugins.load(group, name, factories.BUILTIN[group])
+  chosen = {'task': task, 'network': network, 'learner': learner}
+  for section, name in chosen.items():
+    factory = factories.section_factory(section, name)
     config[section].name = name
     signature = inspect.signature(factory, eval_str=True)
     factories.check_factory(factory, name)

@@ -77,3 +77,6 @@ _VARIANTS = {
     'eval_every': 8,
   },
 }
+
+CHOICES = ', '.join(_VARIANTS)
+"""What may follow the colon."""

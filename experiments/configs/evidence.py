@@ -139,3 +139,6 @@ _VARIANTS = {
     'eval_every': 3,
   },
 }
+
+CHOICES = ', '.join(_VARIANTS)
+"""What may follow the colon."""

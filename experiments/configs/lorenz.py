@@ -69,3 +69,6 @@ _VARIANTS['stream'] = {
   'optimizer.learning_rate': 5e-4,
   'optimizer.schedule': 'cosine',
 }
+
+CHOICES = ', '.join(_VARIANTS)
+"""What may follow the colon."""

@@ -28,11 +28,10 @@ squared error (ceiling 0; to hold nothing costs 1 in flip_flop, and chance is
 1/6 in adding); 1,000 trials, of flip_flop 500. Ten to thirty CPU seconds a run.
 """
 
-import difflib
-
 from ml_collections import config_dict
 
 from experiments.configs import base
+from experiments.shell import messages
 
 
 def get_config(choice: str = 'delayed_xor') -> config_dict.ConfigDict:
@@ -43,8 +42,7 @@ def get_config(choice: str = 'delayed_xor') -> config_dict.ConfigDict:
   """
   task, _, rule = choice.partition(',')
   if task not in TASKS:
-    near = difflib.get_close_matches(task, TASKS, n=1)
-    hint = f' Did you mean {near[0]!r}?' if near else ''
+    hint = messages.near(task, TASKS)
     raise KeyError(
       f'no task {task!r} in this config.{hint} There are: {", ".join(TASKS)}; '
       'a rule may follow, as in adding,d_rtrl.'
@@ -117,3 +115,9 @@ _SMALL = {
   'flip_flop': {'length': 6},
   'adding': {'length': 4, 'min_length': 3},
 }
+
+CHOICES = (
+  f'TASK or TASK,RULE; TASK is one of {", ".join(TASKS)}, RULE one of '
+  + ', '.join(base.gru_variants(smoke={}))
+)
+"""What may follow the colon."""

@@ -109,3 +109,6 @@ _VARIANTS = {
     'eval_every': 10,
   },
 }
+
+CHOICES = ', '.join(_VARIANTS)
+"""What may follow the colon."""

@@ -71,3 +71,6 @@ _VARIANTS = {
     'eval_every': 3,
   },
 }
+
+CHOICES = ', '.join(_VARIANTS)
+"""What may follow the colon."""

@@ -15,6 +15,8 @@ def draw(
 ) -> None:
   """Draws a row a metric, a panel a cost that all runs know, metrics upwards.
 
+  Of runs that differ by seed alone the mean is drawn, and the interval of the
+  mean as a band, as far as the runs themselves reach.
   The ceiling is always in the picture. Chance is where it is not so far off
   that the curves would be pressed flat; else the margin says that it is beyond.
 
@@ -65,9 +67,20 @@ def draw(
   canvas.savefig(path, dpi=150)
 
 
+def _shown(entry: comparison.Compared) -> np.ndarray:
+  """Every value of every run; of several runs, the extremes."""
+  return np.concatenate(
+    [
+      values
+      for curve in entry.curves
+      for values in (curve.values, *(curve.extremes or ()))
+    ]
+  )
+
+
 def _beyond(entry: comparison.Compared) -> dict[str, float]:
   """Levels too far off to be drawn: `{level: 0 below, 1 above}`."""
-  shown = np.concatenate([curve.values for curve in entry.curves])
+  shown = _shown(entry)
   shown = np.append(shown, entry.levels.get('ceiling', shown[0]))
   low, high = np.nanmin(shown), np.nanmax(shown)
   span = high - low or 1.0
@@ -90,6 +103,14 @@ def _draw_panel(axes, axis: str, entry: comparison.Compared) -> None:
       linewidth=1.5,
       label=curve.label,
     )
+    if curve.interval is not None:
+      axes.fill_between(
+        curve.costs[axis],
+        *curve.interval,
+        color=f'C{number % 10}',
+        alpha=0.2,
+        linewidth=0,
+      )
   far = _beyond(entry)
   for level, value in entry.levels.items():
     if level in far:
@@ -107,6 +128,12 @@ def _draw_panel(axes, axis: str, entry: comparison.Compared) -> None:
   if np.max(spent) > 30 * least:  # linear from 0 to the first cost
     axes.set_xscale('symlog', linthresh=least)
   axes.set_xlim(left=0)
+  if any(curve.interval is not None for curve in entry.curves):
+    # The interval of few seeds is wide, and would press the curves flat.
+    near = [value for level, value in entry.levels.items() if level not in far]
+    drawn = np.append(_shown(entry), near)
+    margin = 0.05 * (np.max(drawn) - np.min(drawn) or 1.0)
+    axes.set_ylim(np.min(drawn) - margin, np.max(drawn) + margin)
   if np.max(spent) >= 1000:
     axes.xaxis.set_major_formatter(ticker.EngFormatter(sep=''))
   axes.spines[['top', 'right']].set_visible(False)

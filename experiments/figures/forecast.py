@@ -16,7 +16,7 @@ from matplotlib import figure
 from bionet_core import interfaces
 from experiments.judge import scoring
 from experiments.runs import saved
-from experiments.shell import commandline
+from experiments.shell import commandline, paths
 
 _NAMES = ('x', 'y', 'z')
 
@@ -70,15 +70,15 @@ def draw(
 def _main(argv: list[str]) -> None:
   del argv
   with commandline.bad_input():
-    run, state, _ = saved.restore(_WORKDIR.value)
+    workdir = paths.local('--workdir', _WORKDIR.value)
+    run, state, _ = saved.restore(workdir)
     spec = run.first.task.spec
     if spec.name != 'lorenz':
       raise ValueError(
-        f'{_WORKDIR.value} is a run of {spec.name}; a forecast is one '
-        'of lorenz.'
+        f'--workdir={workdir}: must hold a run of lorenz, not of {spec.name}.'
       )
   _, *answers = scoring.score_run(run, state)
-  path = pathlib.Path(_WORKDIR.value) / 'figures' / 'forecast.png'
+  path = workdir / 'figures' / 'forecast.png'
   draw(*answers, path)
   print(f'wrote {path}')
 

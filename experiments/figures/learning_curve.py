@@ -7,8 +7,9 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from matplotlib import figure, ticker
 
+from bionet_learners import base as learners
 from bionet_tasks import base as tasks
-from experiments.judge import scoring
+from experiments.judge import measures, scoring
 
 
 def arguments(judged: scoring.Judged):
@@ -27,8 +28,7 @@ def draw(
   Of a population the best and the mean are drawn, of restarts the mean of those
   that learn, and held out the pick; the norm where a gradient is.
   Chance and ceiling are drawn where the task knows them. The held-out loss is
-  shown where the task knows the chance of its loss, since only then is it the
-  quantity that the rule descends.
+  shown where the task knows the chance of what the rule descends.
 
   Args:
     rows: rows of metrics.jsonl.
@@ -42,17 +42,20 @@ def draw(
     figsize=(12.6 if norms else 9, 4.2), layout='constrained'
   )
   loss_axes, metric_axes, *norm_axes = canvas.subplots(1, 3 if norms else 2)
-  splits = ('train', 'eval') if 'loss' in spec.chance else ('train',)
+  trained = [row for row in rows if row['split'] == 'train']
+  loss = learners.objective(trained[0] if trained else ()) or 'loss'
+  splits = ('train', 'eval') if loss in spec.chance else ('train',)
   training = 'training'
   if population:
     training = 'best of the population'
   elif any('restarts' in row for row in rows):
     training = 'mean of the copies that learn'
-  _curves(loss_axes, rows, 'loss', splits, training)
+  _curves(loss_axes, rows, loss, splits, training)
   _curves(metric_axes, rows, spec.metric, ('train', 'eval'), training)
   if population:
     _population(loss_axes, rows)
-  for axes, name in ((loss_axes, 'loss'), (metric_axes, spec.metric)):
+  known = measures.of(spec)
+  for axes, name in ((loss_axes, loss), (metric_axes, spec.metric)):
     for level, values, style in (
       ('ceiling', spec.ceiling, '-.'),
       ('chance', spec.chance, ':'),
@@ -65,7 +68,13 @@ def draw(
           linewidth=1.2,
           label=f'{level} {values[name]:.3g}',
         )
-    axes.set_ylabel('loss descended' if name == 'loss' else name)
+    words = name.replace('_', ' ')
+    unit = known[name].unit if name in known else ''
+    axes.set_ylabel(
+      words
+      + (' descended' if axes is loss_axes else '')
+      + (f' ({unit})' if unit else '')
+    )
   for axes in norm_axes:
     _curves(axes, rows, 'gradient_norm', ('train',), training)
     axes.set_ylabel('norm of the gradient')

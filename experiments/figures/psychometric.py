@@ -20,7 +20,7 @@ from bionet_core import interfaces
 from bionet_tasks.temporal import evidence
 from experiments.judge import scoring
 from experiments.runs import saved
-from experiments.shell import commandline
+from experiments.shell import commandline, paths
 
 _LEVEL = 0.95
 
@@ -109,17 +109,18 @@ def draw(
 def _main(argv: list[str]) -> None:
   del argv
   with commandline.bad_input():
-    run, state, _ = saved.restore(_WORKDIR.value)
+    workdir = paths.local('--workdir', _WORKDIR.value)
+    run, state, _ = saved.restore(workdir)
     spec = run.first.task.spec
     if spec.name != 'evidence_accumulation':
       raise ValueError(
-        f'{_WORKDIR.value} is a run of {spec.name}; the psychometric '
-        'curve is one of evidence_accumulation.'
+        f'--workdir={workdir}: must hold a run of evidence_accumulation, not '
+        f'of {spec.name}.'
       )
   answers = {}
   for name in run.first.task.evaluations:
     _, *answers[name] = scoring.score_run(run, state, name)
-  path = pathlib.Path(_WORKDIR.value) / 'figures' / 'psychometric.png'
+  path = workdir / 'figures' / 'psychometric.png'
   draw(answers, path)
   print(f'wrote {path}')
 

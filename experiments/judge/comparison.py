@@ -1,6 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Runs of one task beside each other: metrics against what they took.
 
+Runs that differ by seed alone are drawn as one: their mean, and the 95 %
+interval of the mean.
+
 What a run took is counted in updates, in trials simulated (those of all members
 of a population, of all copies, and the draws on which copies are judged), and
 in CPU seconds of the training, compilation included and evaluations left out,
@@ -8,6 +11,7 @@ where the run was not resumed. The seconds are known of the whole run alone, and
 are shared out by the steps simulated.
 """
 
+import itertools
 import json
 import pathlib
 from collections.abc import Mapping, Sequence
@@ -20,22 +24,28 @@ import numpy as np
 
 from bionet_learners.training import writers
 from bionet_tasks import base as tasks
+from experiments.judge import seeds
 from experiments.runs import factories, sections
-from experiments.shell import workdirs
+from experiments.shell import paths, workdirs
 
 
 class Curve(NamedTuple):
-  """One run.
+  """One run, or the mean of several that differ by seed alone.
 
   Attributes:
     label: what it is called.
     values: the metric, `[n]`.
     costs: `{axis: [n]}`, what had been spent at each value.
+    interval: the lower and the upper end `[n]` of the interval of the mean;
+      None of one run.
+    extremes: the least and the largest value `[n]` of the runs; likewise.
   """
 
   label: str
   values: np.ndarray
   costs: Mapping[str, np.ndarray]
+  interval: tuple[np.ndarray, np.ndarray] | None = None
+  extremes: tuple[np.ndarray, np.ndarray] | None = None
 
 
 class Compared(NamedTuple):
@@ -43,7 +53,7 @@ class Compared(NamedTuple):
 
   Attributes:
     metric: its name.
-    curves: the runs, the same and in the same order for every metric.
+    curves: one a run or group of runs, in the same order for every metric.
     levels: `{'chance' or 'ceiling': value}`.
   """
 
@@ -72,30 +82,24 @@ class Loaded(NamedTuple):
   untrained: Mapping
 
 
-def load(paths: Sequence[str]) -> list[Loaded]:
+def load(folders: Sequence[str]) -> list[Loaded]:
   """Reads runs that can be compared.
 
   Raises:
     FileNotFoundError: if a folder holds no run.
-    ValueError: if there are none, or their tasks or evaluations differ: chance
-      and ceiling show that, e.g. where fewer held-out trials are more biased.
+    ValueError: if there are none, or their tasks differ in more than seeds and
+      settings of training.
   """
-  runs = [_read(pathlib.Path(path)) for path in paths]
+  runs = [_read(paths.local('--workdirs', folder)) for folder in folders]
   if not runs:
     raise ValueError('--workdirs names no run.')
   for run in runs[1:]:
-    if run.spec.name != runs[0].spec.name:
+    difference = seeds.difference(runs[0].config, run.config)
+    if difference:
       raise ValueError(
-        f'--workdirs: {runs[0].path} learned {runs[0].spec.name!r} and '
-        f'{run.path} {run.spec.name!r}; only runs of one task compare.'
+        f'--workdirs={runs[0].path},{run.path}: must be runs of one task; '
+        f'{difference}.'
       )
-    for level in ('chance', 'ceiling'):
-      first, other = (dict(getattr(r.spec, level)) for r in (runs[0], run))
-      if first != other:
-        raise ValueError(
-          f'--workdirs: {level} is {first} in {runs[0].path} and {other} in '
-          f'{run.path}: they were not measured alike.'
-        )
   return runs
 
 
@@ -194,39 +198,100 @@ def _validation_steps(config, task: tasks.Task) -> list[int]:
   return steps
 
 
+def mean_curve(runs: Sequence[Loaded], metric: str, split: str) -> Curve:
+  """A metric of runs that differ by seed alone: the `curve` of one.
+
+  Where not all runs have been evaluated, e.g. since some stopped early, there
+  is no mean.
+
+  Raises:
+    ValueError: if no row of the split has the metric, or the runs have none at
+      the same updates.
+  """
+  curves = [curve(run, metric, split) for run in runs]
+  if len(curves) == 1:
+    return curves[0]
+  steps = [one.costs['updates'].tolist() for one in curves]
+  common = sorted(set(steps[0]).intersection(*steps[1:]))
+  if not common:
+    raise ValueError(
+      f'--workdirs: {runs[0].path} and the {len(runs) - 1} that differ by seed '
+      f'alone have no {split} row at the same update.'
+    )
+  rows = [[at.index(step) for step in common] for at in steps]
+  values = np.stack(
+    [one.values[row] for one, row in zip(curves, rows, strict=True)]
+  )
+  costs = {
+    axis: np.mean(
+      [one.costs[axis][row] for one, row in zip(curves, rows, strict=True)],
+      axis=0,
+    )
+    for axis in curves[0].costs
+    if all(axis in one.costs for one in curves)
+  }
+  return Curve(
+    label=f'{_common_name(runs)} ({runs[0].config.learner.name}, '
+    f'{len(runs)} seeds)',
+    values=np.mean(values, axis=0),
+    costs=costs,
+    interval=seeds.interval(values),
+    extremes=(np.min(values, axis=0), np.max(values, axis=0)),
+  )
+
+
+def _common_name(runs: Sequence[Loaded]) -> str:
+  """What the names of the runs' folders begin with, else the folder of all."""
+  names = [run.path.absolute().name for run in runs]
+  alike = itertools.takewhile(
+    lambda letters: len({*letters}) == 1, zip(*names, strict=False)
+  )
+  name = ''.join(letters[0] for letters in alike).rstrip('0123456789_-. ')
+  if name in ('', 's', 'seed'):
+    name = runs[0].path.absolute().parent.name
+  return name
+
+
 def compare(
-  paths: Sequence[str], metrics: Sequence[str], split: str
+  folders: Sequence[str], metrics: Sequence[str], split: str
 ) -> tuple[str, list[Compared]]:
   """Compares runs.
 
   Args:
-    paths: the runs' folders.
+    folders: the runs' folders.
     metrics: those to compare; none: the task's main metric.
     split: 'eval', or 'train': on the trials of the updates, whose number may
       differ from run to run.
 
   Returns:
-    A title, and each metric of all runs.
+    A title, and each metric of all runs; levels are means over the runs, since
+    they may differ with the seed.
 
   Raises:
     FileNotFoundError, ValueError: if they cannot be compared.
   """
-  runs = load(paths)
+  runs = load(folders)
   spec = runs[0].spec
+  groups = [
+    [runs[number] for number in numbers]
+    for numbers in seeds.groups([run.config for run in runs])
+  ]
   compared = [
     Compared(
       metric,
-      [curve(run, metric, split) for run in runs],
+      [mean_curve(group, metric, split) for group in groups],
       {
-        level: values[metric]
-        for level, values in (
-          ('ceiling', spec.ceiling),
-          ('chance', spec.chance),
+        level: float(
+          np.mean([getattr(run.spec, level)[metric] for run in runs])
         )
-        if metric in values
+        for level in ('ceiling', 'chance')
+        if metric in getattr(spec, level)
       },
     )
     for metric in metrics or [spec.metric]
   ]
-  trials = {'eval': 'held out', 'train': 'training trials'}[split]
-  return f'{spec.name}, {trials}', compared
+  title = f'{spec.name}, '
+  title += {'eval': 'held out', 'train': 'training trials'}[split]
+  if len(groups) < len(runs):
+    title += '; means over seeds and their 95 % intervals'
+  return title, compared

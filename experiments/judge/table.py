@@ -3,10 +3,14 @@
 
 import pathlib
 import textwrap
+import types
 from collections.abc import Mapping
 
-from experiments.judge import scoring
+from bionet_tasks import base as tasks
+from experiments.judge import measures, scoring
 from experiments.shell import workdirs
+
+NOTHING: Mapping[str, tasks.Measure] = types.MappingProxyType({})
 
 
 def write(judged: scoring.Judged, workdir: pathlib.Path) -> None:
@@ -15,23 +19,36 @@ def write(judged: scoring.Judged, workdir: pathlib.Path) -> None:
   workdirs.write_json(workdir / 'evaluation.json', content)
 
 
-def table(judged: scoring.Judged) -> str:
-  """All numbers of a judgement, to be read: a block for each evaluation."""
+def table(judged: scoring.Judged, legend: bool = True) -> str:
+  """All numbers of a judgement, to be read: a block for each evaluation.
+
+  Args:
+    judged: the judgement.
+    legend: say below what each metric is.
+  """
   spec = judged.run.first.task.spec
-  blocks = [
-    _block(name, content, spec) for name, content in judged.evaluations.items()
-  ]
-  return '\n'.join(blocks)
+  known = measures.of(spec)
+  names = {}  # in their order
+  blocks = []
+  for name, content in judged.evaluations.items():
+    blocks.append(_block(name, content, spec, known))
+    names.update(dict.fromkeys(_ordered(content['trained'], spec)))
+  lines = measures.legend(names, known) if legend else []
+  return '\n'.join([*blocks, *lines])
 
 
-def _block(name: str, content: Mapping, spec) -> str:
+def _ordered(names, spec) -> list[str]:
+  """The main metric, which a reader looks for, before the others."""
+  return sorted(names, key=lambda metric: metric != spec.metric)
+
+
+def _block(name: str, content: Mapping, spec, known) -> str:
   described = content.get('described', {'trained': {}, 'untrained': {}})
   numbers = {
     side: {**content[side], **_scalars(described[side])}
     for side in ('trained', 'untrained')
   }
-  # The main metric is what a reader looks for.
-  names = sorted(numbers['trained'], key=lambda metric: metric != spec.metric)
+  names = _ordered(numbers['trained'], spec)
   width = max(map(len, names))
   lines = [
     f'{name}: {content["num_trials"]:,} trials',
@@ -45,8 +62,10 @@ def _block(name: str, content: Mapping, spec) -> str:
       if metric in values
     ]
     numbers_shown = f'{_plain(after):8.4f}   {_plain(before):8.4f}'
+    unit = known[metric].unit if metric in known else ''
     lines.append(
       f'  {metric:{width}}  {numbers_shown}  {after - before:+8.4f}'
+      + (f'  {unit}' if unit else '')
       + (f'  ({", ".join(levels)})' if levels else '')
     )
   for side, facts in described.items():
@@ -71,8 +90,12 @@ def _scalars(facts: Mapping) -> dict[str, float]:
   return {k: v for k, v in facts.items() if not isinstance(v, Mapping)}
 
 
-def line(metrics: Mapping[str, float]) -> str:
-  """Metrics on one line: `accuracy 0.9563  loss 0.1360`."""
-  return '  '.join(
-    f'{name} {_plain(value):.4f}' for name, value in metrics.items()
-  )
+def line(
+  metrics: Mapping[str, float], known: Mapping[str, tasks.Measure] = NOTHING
+) -> str:
+  """Metrics on one line, with units: `accuracy 0.9563  loss 0.1360 nats`."""
+  shown = []
+  for name, value in metrics.items():
+    unit = known[name].unit if name in known else ''
+    shown.append(f'{name} {_plain(value):.4f} {unit}'.rstrip())
+  return '  '.join(shown)

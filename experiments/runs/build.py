@@ -21,6 +21,8 @@ from experiments.runs import (
   sections,
 )
 
+_OPTIMIZER = 0x6F707469  # folded into the noise key of an optimizer: 'opti'
+
 
 def build(config: ml_collections.ConfigDict) -> records.Run:
   """Builds a run, and checks it before it is compiled.
@@ -53,6 +55,7 @@ def build(config: ml_collections.ConfigDict) -> records.Run:
       zip(configs, stage_tasks, itertools.pairwise(ends), strict=True)
     )
   ]
+  checks.check_accumulated(configs, stages)
   restarts.check_validated(
     configs[-1].restarts, stages[-1].start, stages[-1].num_updates
   )
@@ -82,7 +85,8 @@ def _build_stage(config, task, number, span, total) -> records.Stage:
   keys = records.stage_keys(config.seed, number)
   example = _example(task, config.batch_size)
   dynamics = factories.make_dynamics(config, task)
-  optimizer = _make_optimizer(config, dynamics, keys, example, total)
+  windows = _windows(config, example)
+  optimizer = _make_optimizer(config, dynamics, keys, example, total, windows)
   rule = factories.make_rule(config, task, dynamics, optimizer.transformation)
 
   def learner_of(rule, devices):
@@ -114,6 +118,7 @@ def _build_stage(config, task, number, span, total) -> records.Stage:
     batch_size=config.batch_size,
     start=start,
     num_updates=end - start,
+    optimizer_calls=(end - start) * windows if descends else 0,
     learning_rate=optimizer.rate if descends else lambda update: 0.0,
   )
 
@@ -126,15 +131,23 @@ def _example(task: tasks.Task, batch_size: int) -> interfaces.Trials:
   )
 
 
-def _make_optimizer(config, dynamics, keys, example, num_updates):
+def _windows(config, example: interfaces.Trials) -> int:
+  """Windows of an update, after each of which the optimizer is called."""
+  every = config.learner.get('every')
+  return math.ceil(example.mask.shape[0] / every) if every else 1
+
+
+def _make_optimizer(config, dynamics, keys, example, num_updates, windows):
   """The optimizer of a stage: the shapes of the parameters are all it needs."""
   params, _ = jax.eval_shape(
     lambda key, trials: dynamics.init(key, trials.inputs[0]),
     keys.init,
     example,
   )
-  every = config.learner.get('every') or None
-  windows = math.ceil(example.mask.shape[0] / every) if every else 1
   return optimizers.make_optimizer(
-    config.optimizer, num_updates, params, windows
+    config.optimizer,
+    num_updates,
+    params,
+    windows,
+    jax.random.fold_in(keys.noise, _OPTIMIZER),
   )

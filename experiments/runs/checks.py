@@ -2,7 +2,7 @@
 """What can be wrong with a run, looked for before anything is compiled."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import jax
 import jax.numpy as jnp
@@ -22,26 +22,23 @@ def check_numbers(config: ml_collections.ConfigDict) -> None:
   """Raises ValueError for a number of a config that cannot be."""
   for name in ('batch_size', 'log_every', 'eval_every', 'keep_last'):
     if config[name] < 1:
-      raise ValueError(f'{name} is {config[name]}; it must be at least 1.')
+      raise ValueError(f'{name}={config[name]}: must be at least 1.')
   if config.checkpoint_every < 0:
     raise ValueError(
-      f'checkpoint_every is {config.checkpoint_every}; it must be 0 (only at '
-      'the end) or more.'
+      f'checkpoint_every={config.checkpoint_every}: must be 0 (only at the '
+      'end) or more.'
     )
   every = config.learner.get('every') or 0
   if every < 0:
     raise ValueError(
-      f'learner.every is {every}; it must be 0 (at the end of the trials) or '
-      'more.'
+      f'learner.every={every}: must be 0 (at the end of the trials) or more.'
     )
   early = {k: config.early_stopping[k] for k in ('patience', 'min_delta')}
   with sections.named_in(sections.keys_of('early_stopping', early)):
     stopping.EarlyStopping('the main metric', **early).check()
   _check_finite('', config.to_dict())
   if not 0 <= config.seed < 2**32:
-    raise ValueError(
-      f'seed is {config.seed}; it must be at least 0 and below 2**32.'
-    )
+    raise ValueError(f'seed={config.seed}: must be from 0 to 2**32 - 1.')
 
 
 def _check_finite(path: str, settings: dict) -> None:
@@ -49,7 +46,7 @@ def _check_finite(path: str, settings: dict) -> None:
     if isinstance(value, dict):
       _check_finite(f'{path}{name}.', value)
     elif isinstance(value, float) and not math.isfinite(value):
-      raise ValueError(f'{path}{name} is {value}; it must be a finite number.')
+      raise ValueError(f'{path}{name}={value}: must be a finite number.')
 
 
 def check_learner(
@@ -92,6 +89,48 @@ def check_learner(
   batch_size = example.index.shape[0]
   first = task.sample(keys.data, jnp.arange(batch_size), batch_size)
   tasks.check_judged(task.spec.name, first)
+
+
+def check_accumulated(
+  configs: Sequence[ml_collections.ConfigDict],
+  stages: Sequence[records.Stage],
+) -> None:
+  """Raises ValueError if gradients are gathered for a step that never comes.
+
+  The optimizer makes one step of `optimizer.accumulate` calls, where a stage
+  ends also of calls in two stages. Copies (restarts) need to make one step
+  only: validation decides which of their steps count.
+
+  Args:
+    configs: the config of each stage.
+    stages: the stages of a run.
+  """
+  first, copies = stages[0], any(c.restarts.count > 1 for c in configs)
+  # The first update of copies judges them, and is none.
+  calls = -(first.optimizer_calls // first.num_updates) if copies else 0
+  accumulate, waiting = configs[0].optimizer.accumulate, 0
+  for config, stage in zip(configs, stages, strict=True):
+    if waiting and config.optimizer.accumulate != accumulate and not copies:
+      raise ValueError(
+        f'optimizer.accumulate changes from {accumulate} to '
+        f'{config.optimizer.accumulate} where a stage begins, after {calls} '
+        f'calls of the optimizer: the last {waiting} of them would make no '
+        'step.'
+      )
+    accumulate = config.optimizer.accumulate
+    calls += stage.optimizer_calls
+    waiting = (waiting + stage.optimizer_calls) % accumulate
+  if 0 < calls < accumulate:
+    raise ValueError(
+      f'optimizer.accumulate is {accumulate}, and the run calls the optimizer '
+      f'{calls} times: it would make no step, and nothing be learned.'
+    )
+  if waiting and not copies:
+    raise ValueError(
+      f'optimizer.accumulate is {accumulate}, and the run calls the optimizer '
+      f'{calls} times: the last {waiting} would make no step. It must divide '
+      f'the calls; change it, or num_updates.'
+    )
 
 
 def check_goes_on(

@@ -19,6 +19,7 @@ from bionet_learners import base as learners
 from bionet_learners.training import precision
 from bionet_tasks import base as tasks
 from experiments.runs import sections
+from experiments.shell import messages
 
 BUILTIN: Mapping[str, Mapping[str, str]] = {
   'bionet.tasks': bionet_tasks.TASKS,
@@ -55,7 +56,7 @@ def make(
     KeyError, TypeError, ValueError: for a name that nobody announces, a setting
       that the factory lacks, or what the factory itself refuses.
   """
-  factory = plugins.load(group, settings['name'], BUILTIN[group])
+  factory = load(group, section, settings['name'])
   check_factory(factory, settings['name'])
   keywords = {k: v for k, v in sections.plain(settings).items() if k != 'name'}
   parameters = inspect.signature(factory).parameters
@@ -64,6 +65,27 @@ def make(
   given = _settings(factory, len(args), handed)
   with sections.named_in(sections.keys_of(section, given)):
     return factory(*args, **keywords, **handed)
+
+
+def load(group: str, section: str, name: str) -> Callable:
+  """The factory of a name in a section.
+
+  Raises:
+    KeyError: for a name that nobody announces; says which there are.
+    TypeError: for a factory that hides its settings.
+  """
+  try:
+    return plugins.load(group, name, BUILTIN[group])
+  except KeyError as error:
+    raise KeyError(f'{section}.name={name!r}: {error.args[0]}') from error
+
+
+def section_factory(section: str, name: str) -> Callable:
+  """The factory of a name in the section 'task', 'network' or 'learner'."""
+  group = f'bionet.{section}s'
+  if section == 'network':
+    group = dynamics_group(name)
+  return load(group, section, name)
 
 
 def _settings(factory, num_positional: int, handed) -> list[str]:
@@ -201,8 +223,9 @@ def make_learner(
     for name in SCHEDULE:
       if config.learner.get(name):
         raise ValueError(
-          f'learner.{name} is {config.learner[name]}, which means something to '
-          f'rules alone; {config.learner.name!r} is a learner of its own.'
+          f'learner.{name}={config.learner[name]}: must not be set, for it '
+          f'means something to rules alone, and {config.learner.name!r} is a '
+          'learner of its own.'
         )
     return rule
   with sections.named_in(sections.keys_of('learner', SCHEDULE)):
@@ -221,7 +244,7 @@ def learner_keys(config: ml_collections.ConfigDict) -> dict[str, str]:
   For the errors that a learner raises after its factory has returned: that an
   argument does not fit a cell is known when the rule is traced.
   """
-  factory = _learner_factory(config.learner)
+  factory = section_factory('learner', config.learner.name)
   dynamics_and_loss = 2
   settings = _settings(factory, dynamics_and_loss, HANDED)
   return sections.keys_of('learner', [*settings, *SCHEDULE])
@@ -236,12 +259,8 @@ def is_built_in(network: str) -> bool:
 
 def takes(learner: ml_collections.ConfigDict, parameter: str) -> bool:
   """Whether the factory that a learner's section names has a parameter."""
-  return parameter in inspect.signature(_learner_factory(learner)).parameters
-
-
-def _learner_factory(learner: ml_collections.ConfigDict) -> Callable:
-  group = 'bionet.learners'
-  return plugins.load(group, learner.name, BUILTIN[group])
+  factory = section_factory('learner', learner.name)
+  return parameter in inspect.signature(factory).parameters
 
 
 def dynamics_group(name: str) -> str:
@@ -261,7 +280,8 @@ def dynamics_group(name: str) -> str:
       return group
   known = sorted(name for names in groups.values() for name in names)
   raise KeyError(
-    f'no network named {name!r}.{sections.near(name, known)} '
+    f'network.name={name!r}: no network named {name!r}.'
+    f'{messages.near(name, known)} '
     f'There are: {", ".join(known)}.'
   )
 

@@ -46,7 +46,7 @@ def devices(count: int) -> learners.Devices:
 def check(count: int, batch_size: int) -> None:
   """Raises ValueError for devices that are not there, or share no batch."""
   if count < 1:
-    raise ValueError(f'devices is {count}; it must be at least 1.')
+    raise ValueError(f'devices={count}: must be at least 1.')
   present = jax.local_device_count()
   if count > present:
     hint = ''
@@ -56,13 +56,14 @@ def check(count: int, batch_size: int) -> None:
         f'XLA_FLAGS=--xla_force_host_platform_device_count={count} in the '
         'environment.'
       )
-    have = 'is 1 device' if present == 1 else f'are {present} devices'
-    raise ValueError(f'devices is {count}, and there {have} here.{hint}')
+    raise ValueError(
+      f'devices={count}: must be at most {present}, as many as are here.{hint}'
+    )
   if batch_size % count:
     near = batch_size - batch_size % count or count
     raise ValueError(
-      f'batch_size is {batch_size}, which {count} devices cannot share '
-      f'equally; {near} would do.'
+      f'batch_size={batch_size}: must be a multiple of {count}, for {count} '
+      f'devices share it equally; {near} would do.'
     )
 
 

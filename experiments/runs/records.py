@@ -28,6 +28,8 @@ class Stage(NamedTuple):
     batch_size: trials per update, over all devices.
     start: updates of the run before this stage.
     num_updates: updates of this stage.
+    optimizer_calls: calls of the optimizer in this stage, one per window of
+      each update; 0 where the learner has no optimizer.
     learning_rate: from an update's number, counted from the start of the run,
       to the learning rate; 0 where the learner has no optimizer.
   """
@@ -40,6 +42,7 @@ class Stage(NamedTuple):
   batch_size: int
   start: int
   num_updates: int
+  optimizer_calls: int
   learning_rate: Callable[[chex.Numeric], chex.Numeric]
 
   @property

@@ -9,6 +9,7 @@ from bionet_learners import base as learners
 from bionet_learners import replicas
 from bionet_tasks import base as tasks
 from experiments.runs import sections
+from experiments.shell import messages
 
 KEYS = sections.keys_of('restarts', ('count', 'validate_every', 'active'))
 """The config's keys of the arguments of `replicas.restarts`."""
@@ -42,20 +43,21 @@ def with_restarts(
   spec = task.spec
   if spec.num_data is not None:
     raise ValueError(
-      f'restarts.count is {settings.count}: copies are compared on fresh '
-      f'draws, and task {spec.name!r} has none beside its data. It must be 1.'
+      f'restarts.count={settings.count}: must be 1, for copies are compared '
+      f'on fresh draws, and task {spec.name!r} has none beside its data.'
     )
   for name in settings.evaluations:
     if name not in task.evaluations:
       raise KeyError(
-        f'restarts.evaluations: task {spec.name!r} has none named {name!r}.'
-        f'{sections.near(name, task.evaluations)} '
+        f'restarts.evaluations={tuple(settings.evaluations)}: task '
+        f'{spec.name!r} has none named {name!r}.'
+        f'{messages.near(name, task.evaluations)} '
         f'There are: {", ".join(task.evaluations)}.'
       )
   if settings.num_trials < 1 or not settings.evaluations:
     raise ValueError(
-      f'restarts.num_trials is {settings.num_trials} and restarts.evaluations '
-      f'{tuple(settings.evaluations)}; of both at least 1 is needed.'
+      f'restarts.num_trials={settings.num_trials}, restarts.evaluations='
+      f'{tuple(settings.evaluations)}: of both at least 1 is needed.'
     )
   data = jax.random.fold_in(data_key, _VALIDATION)
   noise = jax.random.fold_in(noise_key, _VALIDATION)
@@ -95,13 +97,13 @@ def check_validated(
   first, last = max(start, 1) + 1, start + num_updates
   if first > last:
     raise ValueError(
-      f'restarts.count is {settings.count} and num_updates {last}: the first '
-      'update judges the copies and changes none. At least 2 are needed.'
+      f'num_updates={last}: must be at least 2 for restarts.count='
+      f'{settings.count}: the first update judges the copies and changes none.'
     )
   every = settings.validate_every
   if every > 0 and last // every == (first - 1) // every:
     raise ValueError(
-      f'restarts.validate_every is {every}, and none of the updates {first} to '
-      f'{last} is a multiple of it: what the copies learn there would never be '
-      f'judged, so never be picked. Set it to {last - first + 1} or less.'
+      f'restarts.validate_every={every}: must be {last - first + 1} or less, '
+      f'for none of the updates {first} to {last} is a multiple of it: what '
+      'the copies learn there would never be judged, so never be picked.'
     )

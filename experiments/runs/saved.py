@@ -13,7 +13,7 @@ from bionet_learners import base as learners
 from bionet_learners.training import checkpoints, ranges, stopping, writers
 from bionet_tasks import base as tasks
 from experiments.runs import build, records, updates
-from experiments.shell import workdirs
+from experiments.shell import paths, workdirs
 
 Report = Callable[[str], None]
 
@@ -51,15 +51,17 @@ def begin(
     return state, 0
   if run.first.rule is None and jax.tree.leaves(state.rule_state.shared):
     raise ValueError(
-      f'init_from is {config.init_from!r}, but {config.learner.name!r} learns '
-      'from members or copies of its own, not from one set of parameters.'
+      f'init_from={config.init_from!r}: must be empty, for '
+      f'{config.learner.name!r} learns from members or copies of its own, not '
+      'from one set of parameters.'
     )
-  _, learned, update = restore(config.init_from, report=report)
+  folder = paths.local('init_from', config.init_from)
+  _, learned, update = restore(folder, report=report)
   for part in ('params', 'constants'):
     checkpoints.check_like(
       getattr(learned, part),
       getattr(state, part),
-      f'init_from {config.init_from}: {part} ',
+      f'init_from={config.init_from}: {part} ',
     )
   report(f'starting from the parameters of {config.init_from}, update {update}')
   return state._replace(params=learned.params, constants=learned.constants), 0
@@ -72,8 +74,8 @@ def restore(
 
   Args:
     path: the run's folder.
-    which: 'last', or 'best': of the evaluations whose state is saved, the one
-      with the best main metric.
+    which: 'last', or 'best': of the evaluations whose state is saved whole, the
+      one with the best main metric.
     report: takes a line for the user, where a checkpoint is damaged.
 
   Returns:
@@ -84,29 +86,24 @@ def restore(
     FileNotFoundError: if there is no run, no checkpoint, or no evaluated one.
     ValueError, checkpoints.CorruptCheckpointError: if it cannot be used.
   """
-  workdir = pathlib.Path(path)
+  workdir = paths.local('workdir', path)
   config = workdirs.read_config(workdir)
   config.devices = 1  # what is saved is whole, and predicts on one
   run = build.build(config)
   folder = workdir / 'checkpoints'
+  template = functools.partial(updates.template, run)
   if which == 'best':
     rows = writers.read_rows(workdir / 'metrics.jsonl')
     with_state = checkpoints.all_steps(folder)
     rows = [row for row in rows if row['step'] in with_state]
-    best = ranges.best_update(rows, ranking(run.first.task.spec))
-    if best is None:
-      raise FileNotFoundError(
-        f'{workdir} has no checkpoint that was evaluated.'
-      )
-    state = checkpoints.load_checkpoint(
-      folder / f'checkpoint_{best}', updates.template(run, best)
-    )
-    return run, state, best
-  saved = checkpoints.restore_latest(
-    folder, functools.partial(updates.template, run), report
-  )
+    best = ranges.best_updates(rows, ranking(run.first.task.spec))
+    saved = checkpoints.restore_first(folder, best, template, report)
+    lacks = 'checkpoint that was evaluated'
+  else:
+    saved = checkpoints.restore_latest(folder, template, report)
+    lacks = 'checkpoint'
   if saved is None:
-    raise FileNotFoundError(f'{workdir} has no checkpoint.')
+    raise FileNotFoundError(f'{workdir} has no {lacks}.')
   return run, *saved
 
 

@@ -2,7 +2,6 @@
 """A config as a run reads it: its stages, and its sections as arguments."""
 
 import contextlib
-import difflib
 import inspect
 import math
 import re
@@ -12,6 +11,8 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 import ml_collections
 
 from bionet_tasks import base as tasks
+from experiments.runs import optimizer_settings
+from experiments.shell import messages
 
 NOTHING: Mapping[str, object] = types.MappingProxyType({})
 
@@ -27,21 +28,50 @@ def stage_configs(
   stage changes of the stage before, in the config's own sections.
 
   Raises:
-    KeyError, AttributeError, TypeError: if a stage changes a key that no
-      config has; names the stage.
+    KeyError, TypeError: if a stage changes a key that the config lacks, or to
+      what it cannot be; names the stage.
   """
   stages = [config]
   for name in sorted(config.stages):
     stage = stages[-1].copy_and_resolve_references()
+    changes = config.stages[name]
+    if not isinstance(changes, ml_collections.ConfigDict):
+      raise TypeError(
+        f'stages.{name}={changes!r}: must be a mapping of what the stage '
+        'changes.'
+      )
     with stage.unlocked():
       stage.stages = ml_collections.ConfigDict()
-    stage.lock()  # so that a stage changes keys and adds none
+      optimizer_settings.complete(stage, _flat(changes))
+    _check_keys(stage, changes, f'stages.{name}')
     try:
-      stage.update(config.stages[name])
-    except (KeyError, AttributeError, TypeError) as error:
-      raise type(error)(f'stages.{name}: {error.args[0]}') from error
+      stage.update(changes)
+    except TypeError as error:
+      raise TypeError(f'stages.{name}: {error.args[0]}') from error
     stages.append(stage)
   return stages
+
+
+def _flat(tree: ml_collections.ConfigDict, prefix: str = '') -> dict:
+  """`{dotted path: value}`."""
+  flat = {}
+  for key, value in tree.items():
+    if isinstance(value, ml_collections.ConfigDict):
+      flat.update(_flat(value, f'{prefix}{key}.'))
+    else:
+      flat[prefix + key] = value
+  return flat
+
+
+def _check_keys(section, changes: ml_collections.ConfigDict, path: str) -> None:
+  """Raises KeyError for a change of a key that the section lacks."""
+  for key, value in changes.items():
+    if key not in section:
+      raise KeyError(messages.no_key(path, key, list(section)))
+    if isinstance(section[key], ml_collections.ConfigDict):
+      if not isinstance(value, ml_collections.ConfigDict):
+        raise TypeError(f'{path}.{key}={value!r}: must be a mapping.')
+      _check_keys(section[key], value, f'{path}.{key}')
 
 
 def count_updates(config: ml_collections.ConfigDict, task: tasks.Task) -> int:
@@ -54,27 +84,28 @@ def count_updates(config: ml_collections.ConfigDict, task: tasks.Task) -> int:
   num_data = task.spec.num_data
   if num_data is not None and config.batch_size > num_data:
     raise ValueError(
-      f'batch_size is {config.batch_size}, larger than the {num_data} training '
-      f'samples of task {task.spec.name!r}.'
+      f'batch_size={config.batch_size}: must be at most {num_data}, the '
+      f'training samples of task {task.spec.name!r}.'
     )
   lengths = (config.num_updates, config.num_epochs)
   if min(lengths) < 0 or sum(length > 0 for length in lengths) != 1:
     raise ValueError(
-      f'num_updates is {lengths[0]} and num_epochs {lengths[1]}; one of them '
-      'must be positive and the other 0.'
+      f'num_updates={lengths[0]}, num_epochs={lengths[1]}: one of them must be '
+      'positive and the other 0.'
     )
   num_updates = config.num_updates
   if config.num_epochs:
     if num_data is None:
       raise ValueError(
-        f'task {task.spec.name!r} draws its trials anew and has no epochs; set '
-        'num_updates.'
+        f'num_epochs={config.num_epochs}: must be 0, and num_updates be set, '
+        f'for task {task.spec.name!r} draws its trials anew: it has no epochs.'
       )
     num_updates = math.ceil(config.num_epochs * num_data / config.batch_size)
   if num_updates * config.batch_size > _MAX_TRIALS:
     raise ValueError(
-      f'batch_size {config.batch_size} x {num_updates} updates is more than '
-      f'{_MAX_TRIALS} trials, the last that a 32-bit number counts.'
+      f'batch_size={config.batch_size}, num_updates={num_updates}: their '
+      f'product must be at most {_MAX_TRIALS}, the trials that a 32-bit number '
+      'counts.'
     )
   return num_updates
 
@@ -111,18 +142,20 @@ def check_keywords(
     for p in parameters
     if p.kind in (p.KEYWORD_ONLY, p.POSITIONAL_OR_KEYWORD)
   ]
+  own = [p.name for p in parameters if p.kind is p.KEYWORD_ONLY] or known
   for keyword in keywords:
     if keyword not in known:
       raise TypeError(
-        f'{section}.{keyword} is no setting of {name!r}.'
-        f'{near(keyword, known)} To start from its own settings, use '
+        f'{section}.{keyword}={keywords[keyword]!r}: {name!r} has no such '
+        f'setting.{messages.near(keyword, known)} It has: {", ".join(own)}. To '
+        'start from its own settings, use '
         '--config=experiments/configs/compose.py:TASK,NETWORK,LEARNER.'
       )
   for p in parameters:
     needed = p.kind is p.KEYWORD_ONLY and p.default is p.empty
     if needed and keywords.get(p.name) is None:
       raise TypeError(
-        f'{section}.{p.name} has no default; {name!r} needs a value.'
+        f'{section}.{p.name}=None: must be set, for {name!r} has no default.'
       )
 
 
@@ -155,9 +188,3 @@ def named_in(keys: Mapping[str, str]) -> Iterator[None]:
       text = keys[named[1]] + text[named.end(1) :]
       error.args = (text, *error.args[1:])
     raise
-
-
-def near(word: str, known: Iterable[str]) -> str:
-  """A suggestion for a misspelt word, or nothing."""
-  matches = difflib.get_close_matches(word, list(known), n=1)
-  return f' Did you mean {matches[0]!r}?' if matches else ''

@@ -2,16 +2,15 @@
 """How every binary starts, and how it says what a user got wrong."""
 
 import contextlib
-import difflib
-import pathlib
+import functools
 import sys
 from collections.abc import Callable
 from typing import NoReturn
 
 from absl import app, flags, logging
-from ml_collections import config_flags
 
 from bionet_learners.training import checkpoints
+from experiments.shell import config_flag, messages
 
 BAD_INPUT = 2
 """Exit status where the user asked for something impossible."""
@@ -35,18 +34,20 @@ _DEBUG = flags.DEFINE_bool(
 )
 
 
-def define_config(help_text: str) -> flags.FlagHolder:
-  """The --config flag: a file of `experiments/configs`, and overrides."""
-  return config_flags.DEFINE_config_file(
-    'config', None, help_text, lock_config=True
-  )
+def run(
+  main: Callable[[list[str]], None],
+  prepare: config_flag.PrepareFn | None = None,
+) -> None:
+  """Parses the flags and runs `main`; bad flags end in one line, status 2.
 
-
-def run(main: Callable[[list[str]], None]) -> None:
-  """Parses the flags and runs `main`; bad flags end in one line, status 2."""
+  Args:
+    main: takes the arguments that are left.
+    prepare: given, there is a flag --config, and what it names is completed by
+      this before it is locked.
+  """
   # Below warnings, the libraries' logs would bury what a run says of itself.
   logging.set_verbosity(logging.WARNING)
-  app.run(main, flags_parser=_parse)
+  app.run(main, flags_parser=functools.partial(_parse, prepare))
 
 
 @contextlib.contextmanager
@@ -61,7 +62,7 @@ def bad_input():
   except _WRONG as error:
     if flags.FLAGS.is_parsed() and _DEBUG.value:
       raise
-    refuse(message(error))
+    refuse(messages.text(error))
 
 
 def refuse(message: str, status: int = BAD_INPUT) -> NoReturn:
@@ -70,44 +71,24 @@ def refuse(message: str, status: int = BAD_INPUT) -> NoReturn:
   sys.exit(status)
 
 
-def _parse(argv: list[str]) -> list[str]:
+def _parse(prepare: config_flag.PrepareFn | None, argv: list[str]) -> list[str]:
   try:
+    if prepare is not None:
+      argv = config_flag.define(argv, prepare)
+      _show('config')
+    _show('debug')
     rest = flags.FLAGS(argv)
-    if 'config' in flags.FLAGS:
-      _ = flags.FLAGS.config  # a file that failed to load says so here
-  except (flags.Error, *_WRONG) as error:  # get_config's own among them
-    refuse(message(error))
+  except (flags.Error, *_WRONG) as error:
+    if '--debug' in argv:
+      raise
+    refuse(messages.text(error))
+  except SystemExit as end:  # --help, which absl ends with 1
+    sys.exit(0 if end.code == 1 else end.code)
   if len(rest) > 1:
     refuse(f'unknown argument {rest[1]!r}; every setting is a --flag.')
   return rest
 
 
-def message(error: BaseException) -> str:
-  """What an error says to a user, without its traceback."""
-  # absl and ml_collections wrap what get_config raised, traceback and all.
-  while 'Error whilst parsing config file' in str(error) and error.__context__:
-    error = error.__context__
-  if str(error).startswith('Configuration is not available'):
-    return _no_config(error.__cause__)
-  if isinstance(error, OSError) and error.strerror and error.filename:
-    return f'{error.filename}: {error.strerror}'
-  first = error.args[0] if len(error.args) == 1 else None
-  if isinstance(first, KeyError):  # ml_collections raises AttributeError of it
-    return message(first)
-  # str() of a KeyError is the repr of its argument, newlines escaped.
-  text = str(first or error) or type(error).__name__
-  key, *hint = text.split('\n')
-  if isinstance(error, KeyError) and ' ' not in key:  # nothing but the key
-    return ' '.join([f'the config has no key {key}.', *hint])
-  return text
-
-
-def _no_config(error: BaseException | None) -> str:
-  name = config_flags.get_config_filename(flags.FLAGS['config'])
-  path = pathlib.Path(name.partition(':')[0])
-  if path.exists():
-    return f'--config={name}: {error}'
-  known = [str(file) for file in path.parent.glob('[!_]*.py')]
-  near = difflib.get_close_matches(str(path), known, n=1)
-  hint = f' Did you mean {near[0]!r}?' if near else ''
-  return f'--config={name}: there is no file {str(path)!r}.{hint}'
+def _show(name: str) -> None:
+  """Makes --help, which shows the command's own flags, show this one, too."""
+  flags.FLAGS.register_key_flag_for_module(sys.argv[0], flags.FLAGS[name])

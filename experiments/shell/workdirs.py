@@ -17,7 +17,6 @@ It holds:
 """
 
 import contextlib
-import fcntl
 import json
 import pathlib
 import platform
@@ -28,7 +27,7 @@ from typing import Literal, NamedTuple
 import jax
 import ml_collections
 
-from bionet_learners.training import files
+from bionet_learners.training import files, folders
 from bionet_tasks import base as tasks
 
 _PACKAGES = ('jax', 'jaxlib', 'dm-haiku', 'optax', 'chex', 'numpy')
@@ -96,10 +95,9 @@ def locked(path: pathlib.Path):
     OSError: if the folder cannot be made or written.
   """
   path.mkdir(parents=True, exist_ok=True)
-  lock = path / '.lock'
-  with lock.open('w') as stream:
+  with contextlib.ExitStack() as stack:
     try:
-      fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+      stack.enter_context(folders.locked(path))
     except BlockingIOError as error:
       raise ValueError(
         f'--workdir={path}: a process runs there now.'
@@ -107,6 +105,7 @@ def locked(path: pathlib.Path):
     try:
       yield
     finally:
+      lock = path / '.lock'
       if [*path.iterdir()] == [lock]:
         lock.unlink()
         path.rmdir()
@@ -190,6 +189,21 @@ def _with_tuples(content):
 def read_result(path: pathlib.Path) -> dict:
   """The result of the finished run in a folder."""
   return _read(path / 'result.json')
+
+
+def listing(path: pathlib.Path) -> dict[str, int]:
+  """`{name: when it was written, in ns}` of what stands in a run's folder.
+
+  A checkpoint is one entry, its folder, and ends with '/'.
+  """
+  found = {}
+  for file in path.rglob('*'):
+    name = file.relative_to(path)
+    if name.parts[0] == 'checkpoints' and len(name.parts) > 1:
+      name = f'checkpoints/{name.parts[1]}/'
+    if file.is_file() and file.name != '.lock':
+      found[str(name)] = max(found.get(str(name), 0), file.stat().st_mtime_ns)
+  return found
 
 
 def write_json(path: pathlib.Path, content: dict) -> None:

@@ -207,7 +207,7 @@ def test_a_damaged_latest_checkpoint_costs_only_time(
   _train(config, tmp_path)
   printed = capsys.readouterr().out
   assert 'checkpoint_12 is damaged' in printed
-  assert 'Falling back to the one before' in printed
+  assert 'Falling back to checkpoint_' in printed
   assert 'resuming after update 8/12' in printed
   assert (tmp_path / 'metrics.jsonl').read_bytes() == lines
   assert _result(tmp_path) == result and _final_leaves(tmp_path) == leaves

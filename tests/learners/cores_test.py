@@ -145,6 +145,27 @@ def split_in_two(p, x, s, heard):
   return jnp.concatenate([a, b], axis=-1), (a, b)
 
 
+def two_layers(p, x, s, heard):
+  a = 0.8 * s[0] + jnp.tanh(x @ p['w'] + heard[0] @ p['ra'])
+  b = 0.6 * s[1] + jnp.tanh(x @ p['v'] + heard[1] @ p['rb'])
+  return a, b
+
+
+def layers_added_up(p, x, s, heard):
+  a, b = two_layers(p, x, s, heard)
+  return a * b + jnp.sin(s[0]), (a, b)
+
+
+def leaky_readout(p, x, s, heard):
+  """Gathers two layers, and a product that one of them hears elsewhere."""
+  a, b = two_layers(p, x, s, heard)
+  y = x @ p['u']
+  a = a + jnp.tanh(y[:, :N])
+  z = 0.7 * s[2] + jnp.concatenate([s[0][:, ::-1], b * s[1]], axis=-1)
+  z = z + jnp.concatenate([y[:, :N], jnp.sin(y[:, N:])], axis=-1)
+  return z, (a, b, z)
+
+
 def weights_on_the_left(p, x, s, heard):
   return same(0.5 * s + jnp.tanh((p['r'] @ heard.T).T + x @ p['w']))
 
@@ -288,7 +309,32 @@ CORES = {
     {'w': (I + 10, 10)},
     zeros(4, 6),
     emission=10,
+  ),
+  'layers added up': Core(
+    layers_added_up,
+    {**W, 'v': (I, N), 'ra': (N, N), 'rb': (N, N)},
+    zeros(N, N),
+  ),
+  'a readout that leaks in the cell': Core(
+    leaky_readout,
+    {**W, 'v': (I, N), 'ra': (N, N), 'rb': (N, N), 'u': (I, 2 * N)},
+    zeros(N, N, 2 * N),
+    emission=2 * N,
     refuses_filter='moves units',
+  ),
+  'an emission that repeats units': Core(
+    lambda p, x, s, heard: (
+      jnp.concatenate([s, s], axis=-1),
+      0.8 * s + x @ p['w'],
+    ),
+    W,
+    emission=2 * N,
+    refuses_filter='repeats units',
+  ),
+  'units beside a product of theirs': Core(
+    lambda p, x, s, heard: (s + s @ p['q'], 0.8 * s + x @ p['w']),
+    {**W, 'q': (N, N)},
+    refuses_filter='kappa=0.5.*dot_general',
   ),
   'weights on the left': Core(weights_on_the_left, {**W, 'r': (N, N)}),
   'blocks': Core(blocks, {'w': (I, 6), 'r': (2, 3, 3)}, zeros(6), emission=6),

@@ -12,7 +12,14 @@ from bionet_core import interfaces, plugins
 from bionet_core.cells import cores as cells
 from bionet_learners import description, oracles, testing
 from bionet_learners.reverse import bptt, truncated_bptt
-from bionet_learners.traces import d_rtrl, e_prop, pp_prop, rflo, three_factor
+from bionet_learners.traces import (
+  d_rtrl,
+  e_prop,
+  modulation,
+  pp_prop,
+  rflo,
+  three_factor,
+)
 
 pytestmark = pytest.mark.oracle
 
@@ -210,7 +217,7 @@ def test_pp_prop_filters_pre_and_post():
 def test_three_factors_are_a_number_a_trial_times_the_trace():
   """Truth: the traces written out, times the loss less what was expected."""
   rule = three_factor.three_factor(CELL, squared_error, window=3)
-  expected = three_factor.Expectation(jnp.float32(0.7), jnp.float32(1))
+  expected = modulation.Expectation(jnp.float32(0.7), jnp.float32(1))
 
   def signal(error, weight):
     surprise = np.sum(error**2, axis=1, keepdims=True) - 0.7

@@ -220,8 +220,8 @@ def exact_soft_utility(
     fates = jax.nn.sigmoid((states - 0.5) / temperature)
   shares = jnp.ones((num_replicates, 1), fates.dtype)
   for cell in range(num_cells):
-    one = fates[:, cell : cell + 1]
-    shares = jnp.concatenate([shares * (1 - one), shares * one], axis=1)
+    fate = fates[:, cell : cell + 1]
+    shares = jnp.concatenate([shares * (1 - fate), shares * fate], axis=1)
   shares = jnp.mean(_weighted(shares, weights), axis=0)
   entropy = -jnp.sum(_xlog2x(shares))
   s_pat = binary_entropy(_mean(fates, weights))

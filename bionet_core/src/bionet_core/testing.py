@@ -44,28 +44,28 @@ def check_cell(
   start = unroll.initial_state(cell, constants, key, index)
   _leads_with_batch('initial_state', start, batch)
 
-  def advance(params, state, keys, now):
-    emission, state = cell.step(params, constants, state, keys, now)
+  def advance(params, state, keys, step_inputs):
+    emission, state = cell.step(params, constants, state, keys, step_inputs)
     return emission, cell.readout(params, constants, emission), state
 
   # One step: its shapes, and what the compiler makes of it.
-  now = (params, start, unroll.trial_keys(key, index), inputs)
-  results = emission, outputs, after = advance(*now)
+  args = (params, start, unroll.trial_keys(key, index), inputs)
+  results = emission, outputs, after = advance(*args)
   _same_types('step: the new state and the old', after, start)
-  _same_types('step: eval_shape', jax.eval_shape(advance, *now), results)
+  _same_types('step: eval_shape', jax.eval_shape(advance, *args), results)
   for what, array in (('emission', emission), ('outputs', outputs)):
     fits = array.ndim == 2 and array.shape[0] == batch
     _require(fits, f'{what} are [B, ...] with B = {batch}; got {array.shape}')
   jitted = jax.jit(advance)
-  _same('step: jit = no jit', jitted(*now), results)
+  _same('step: jit = no jit', jitted(*args), results)
 
   # Whole trials: a loop over steps written out is what the scan must equal.
   def loop(index, sequence):
     state = unroll.initial_state(cell, constants, key, index)
     keys, outputs = unroll.trial_keys(key, index), []
-    for t, now in enumerate(sequence):
+    for t, step_inputs in enumerate(sequence):
       noise = unroll.step_keys(keys, jnp.full(index.shape, t))
-      _, output, state = jitted(params, state, noise, now)
+      _, output, state = jitted(params, state, noise, step_inputs)
       outputs.append(np.asarray(output))
     return np.stack(outputs, axis=1), state
 
@@ -172,8 +172,8 @@ def check_network(
 
   # What the label wrote into the state may differ; nothing else, not by a bit.
   unlabelled = jax.tree.map(lambda a, b: np.array_equal(a, b), blank, clamped)
-  told = not all(jax.tree.leaves(unlabelled))
-  _require(told, 'initial_state: targets leave no trace in the state')
+  labelled = not all(jax.tree.leaves(unlabelled))
+  _require(labelled, 'initial_state: targets leave no trace in the state')
   settled = [settle(start, 'free', 2)[0] for start in (blank, clamped)]
   free, free_clamped = (
     jax.tree.map(lambda keep, x: x if keep else (), unlabelled, state)
@@ -203,11 +203,11 @@ def check_network(
   _require(still, 'local_loss: states are frozen; it has a gradient in them')
   singles = []
   for b in range(batch):
-    one = descend(params, _trial(state, b), targets[b : b + 1])[1][0]
+    of_trial = descend(params, _trial(state, b), targets[b : b + 1])[1][0]
     gate = jnp.asarray(batch * np.eye(batch)[:, [b]], scores.dtype)
     gated = descend(params, state, targets, gate)[1][0]
-    _same(f'local_loss: a gate on trial {b} = the trial alone', gated, one)
-    singles.append(one)
+    _same(f'local_loss: a gate on trial {b} = the trial alone', gated, of_trial)
+    singles.append(of_trial)
   mean = jax.tree.map(lambda *x: sum(x) / batch, *singles)
   _same('local_loss: B trials = the mean of single trials', gradient, mean)
   shut = descend(params, state, targets, 0 * gate)[1][0]

@@ -37,6 +37,15 @@ def check_key(key: jax.Array) -> None:
     )
 
 
+def check_steps(trials: interfaces.Trials) -> None:
+  """Raises ValueError unless trials have a step."""
+  if trials.inputs.shape[0] == 0:
+    raise ValueError(
+      f'inputs are {list(trials.inputs.shape)}: trials lead with [T, B], and '
+      'need T of at least 1 step.'
+    )
+
+
 def trial_keys(key: jax.Array, index: jax.Array) -> jax.Array:
   """Keys `[B]` of trials: `fold_in(key, index[b])`, `index` int `[B]`."""
   check_key(key)
@@ -133,7 +142,7 @@ def score_step(
       'alone: choose a rule that scores states too, or set the penalty to 0.'
     )
 
-  def asked(emission, targets, mask, state):
+  def scored(emission, targets, mask, state):
     outputs = cell.readout(params, constants, _or_zero(mask, emission))
     total, metrics = loss(_or_zero(mask, outputs), targets, mask)
     if cell.penalty is not None:
@@ -141,10 +150,10 @@ def score_step(
       total += jnp.mean(mask * cost)
     return total, metrics
 
-  shapes = jax.eval_shape(asked, emission, targets, mask, state)
+  shapes = jax.eval_shape(scored, emission, targets, mask, state)
   return jax.lax.cond(
     jnp.any(mask != 0),
-    asked,
+    scored,
     lambda *_: jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes),
     emission,
     targets,
@@ -155,8 +164,8 @@ def score_step(
 
 def _or_zero(mask: jax.Array, values: jax.Array) -> jax.Array:
   """Values `[B, ...]`, zero for the trials whose mask `[B]` is."""
-  asked = jnp.expand_dims(mask != 0, tuple(range(1, values.ndim)))
-  return jnp.where(asked, values, 0)
+  counts = jnp.expand_dims(mask != 0, tuple(range(1, values.ndim)))
+  return jnp.where(counts, values, 0)
 
 
 def unroll(
@@ -193,9 +202,10 @@ def unroll(
   chex.assert_equal_shape_prefix(
     [trials.inputs, trials.targets, trials.mask], 2
   )
+  check_steps(trials)
 
-  def advance(state, now):
-    step, inputs, targets, mask = now
+  def advance(state, step_data):
+    step, inputs, targets, mask = step_data
     emission, state = cell.step(
       params, constants, state, step_keys(keys, step), inputs
     )
@@ -223,13 +233,14 @@ def model_from_cell(cell: interfaces.Cell) -> interfaces.Model:
 
   def init(key, trials):
     check_key(key)
+    check_steps(trials)
     return cell.init(key, trials.inputs[0])
 
   def predict(params, constants, key, trials):
     keys = trial_keys(key, trials.index)
 
-    def advance(state, now):
-      step, inputs = now
+    def advance(state, step_data):
+      step, inputs = step_data
       emission, state = cell.step(
         params, constants, state, step_keys(keys, step), inputs
       )

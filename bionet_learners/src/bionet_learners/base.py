@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """What a learning rule is, and how its estimates become learning."""
 
+from collections.abc import Collection
 from typing import Literal, NamedTuple, Protocol
 
 import chex
@@ -169,6 +170,8 @@ class GradientRule(NamedTuple):
       signal of their own, else None: `(params, constants, rule_state,
       emission [B, N], targets, mask [B]) -> [B, N]`.
     claim: what it claims of its gradient; by default nothing.
+    objective: what a metric of the loss that it descends is called: 'loss',
+      where that is the task's, else a name that ends in '_loss'.
   """
 
   model: interfaces.Model
@@ -177,6 +180,7 @@ class GradientRule(NamedTuple):
   estimate: EstimateFn
   learning_signal: LearningSignalFn | None = None
   claim: Claim = Claim()
+  objective: str = 'loss'
 
 
 class LearnerState(NamedTuple):
@@ -326,6 +330,12 @@ def require_kind(rule: str, dynamics: object, kind: type) -> None:
     )
 
 
+def objective(metrics: Collection[str]) -> str | None:
+  """Which of a learner's metrics is the loss that it descends; None: none."""
+  losses = [name for name in metrics if name.endswith('_loss')]
+  return 'loss' if 'loss' in metrics else next(iter(losses), None)
+
+
 def descend(
   rule: GradientRule,
   optimizer: optax.GradientTransformation,
@@ -350,9 +360,9 @@ def descend(
       are averaged over devices.
 
   Returns:
-    A Learner whose metrics are 'loss' and the rule's own, summed over windows,
-    and, meaned over windows, 'gradient_norm' (of the estimate) and
-    'update_norm' (of the optimizer's step).
+    A Learner whose metrics are the loss, called `rule.objective`, and the
+    rule's own, summed over windows, and, meaned over windows, 'gradient_norm'
+    (of the estimate) and 'update_norm' (of the optimizer's step).
 
   Raises:
     ValueError: if `every` is not positive.
@@ -404,7 +414,7 @@ def descend(
         rule_state=rule_state._replace(shared=shared),
         opt_state=opt_state,
       )
-      summed = {'loss': estimate.loss, **estimate.metrics}
+      summed = {rule.objective: estimate.loss, **estimate.metrics}
       norms = {
         'gradient_norm': optax.tree.norm(estimate.gradient),
         'update_norm': optax.tree.norm(updates),

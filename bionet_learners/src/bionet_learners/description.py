@@ -80,9 +80,9 @@ def describe(cell: interfaces.Cell, inputs: jax.Array) -> Description:
   structure = transition.structure
   learned, _ = transition.prelude(params, constants)
   _, pull = jax.vjp(lambda p: transition.prelude(p, constants)[0], params)
-  found = {'temporal': [], 'within': [], 'instant': []}
+  by_kind = {'temporal': [], 'within': [], 'instant': []}
   for number, synapse in enumerate(structure.synapses):
-    kept, driven = (
+    traced, driven = (
       np.any(
         [units >= 0 for leaf, units in synapse.drives.items() if leaf in leaves]
         or [np.zeros(synapse.shape, bool)],
@@ -92,12 +92,12 @@ def describe(cell: interfaces.Cell, inputs: jax.Array) -> Description:
     )
     heard = synapse.emits | driven
     which = {
-      'temporal': kept,
+      'temporal': traced,
       'within': synapse.through,
-      'instant': heard & ~kept & ~synapse.through,
+      'instant': heard & ~traced & ~synapse.through,
     }
     for kind, elements in which.items():
-      found[kind].append((number, synapse, elements))
+      by_kind[kind].append((number, synapse, elements))
 
   def touched(parts):
     cotangent = [jnp.zeros_like(w) for w in learned]
@@ -112,7 +112,7 @@ def describe(cell: interfaces.Cell, inputs: jax.Array) -> Description:
       )
     return [np.asarray(g) != 0 for g in jax.tree.leaves(pull(cotangent)[0])]
 
-  temporal, within, instant = (touched(parts) for parts in found.values())
+  temporal, within, instant = (touched(parts) for parts in by_kind.values())
   read = _read(cell, params, constants, state, keys, inputs)
   layout = structure.read.layout
   emission = layout.emission
@@ -123,20 +123,20 @@ def describe(cell: interfaces.Cell, inputs: jax.Array) -> Description:
         read[leaf][...] = True
   rows = []
   for leaf, (path, value) in enumerate(jax.tree.leaves_with_path(params)):
-    now = (instant[leaf] | read[leaf]) & ~temporal[leaf] & ~within[leaf]
-    silent = ~(temporal[leaf] | within[leaf] | now)
-    kept, inside, same, none = (
-      int(np.sum(x)) for x in (temporal[leaf], within[leaf], now, silent)
+    at_once = (instant[leaf] | read[leaf]) & ~temporal[leaf] & ~within[leaf]
+    silent = ~(temporal[leaf] | within[leaf] | at_once)
+    traced, inside, same, none = (
+      int(np.sum(x)) for x in (temporal[leaf], within[leaf], at_once, silent)
     )
     rows.append(
       Row(
         name=jax.tree_util.keystr(path),
         size=value.size,
-        temporal=kept,
+        temporal=traced,
         within_window=inside,
         instantaneous=same,
         silent=none,
-        reason=_reason(kept, inside, same, bool(read[leaf].any()), none),
+        reason=_reason(traced, inside, same, bool(read[leaf].any()), none),
       )
     )
   return Description(rows)
@@ -171,17 +171,19 @@ def _read(cell, params, constants, state, keys, inputs) -> list[np.ndarray]:
 
 
 def _reason(temporal, within, instant, read, silent) -> str:
-  said = []
+  reasons = []
   if temporal:
-    said.append("drives a unit's state, which keeps a trace of it")
+    reasons.append("drives a unit's state, which keeps a trace of it")
   if within:
-    said.append('reaches a state through a further synapse (a gate, a layer)')
+    reasons.append(
+      'reaches a state through a further synapse (a gate, a layer)'
+    )
   if instant:
-    said.append(
+    reasons.append(
       'readout: exact at each step'
       if read
       else 'nothing of it outlives the step (D = 0, or no state)'
     )
   if silent:
-    said.append('changes no state and no output')
-  return '; '.join(said)
+    reasons.append('changes no state and no output')
+  return '; '.join(reasons)

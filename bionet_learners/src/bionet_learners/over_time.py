@@ -57,17 +57,25 @@ def over_time(
     return base.RuleState(rule_state.shared, memory)
 
   def init(key, params, constants, trials):
+    unroll.check_steps(trials)
     drawn = shared(params, constants, key, trials)
     return begin(params, constants, base.RuleState(drawn, ()), key, trials)
 
   def run(params, constants, rule_state, key, trials):
-    result, kept, memory = estimate(
+    unroll.check_steps(trials)
+    result, drawn, memory = estimate(
       params, constants, rule_state.shared, rule_state.per_trial, key, trials
     )
-    return result, base.RuleState(kept, memory)
+    return result, base.RuleState(drawn, memory)
 
   return base.GradientRule(
-    unroll.model_from_cell(cell), init, begin, run, learning_signal, claim
+    unroll.model_from_cell(cell),
+    init,
+    begin,
+    run,
+    learning_signal,
+    claim,
+    objective='loss' if cell.penalty is None else 'penalized_loss',
   )
 
 

@@ -103,20 +103,20 @@ def restarts(
   def judge(params, constants, step, order, how_many, scores):
     """The scores, new ones for the first so many in this order."""
 
-    def one(params):
+    def of_replica(params):
       state = copy(params, constants, base.RuleState((), ()), (), step)
       score = validate(lambda key, trials: learner.predict(state, key, trials))
       score = jnp.where(jnp.isnan(score), -jnp.inf, score)
       return score.astype(scores.dtype)
 
-    def some(i, scores):
+    def of_several(i, scores):
       which = jax.lax.dynamic_slice_in_dim(padded, i * chunk, chunk)
-      own = jax.tree.map(lambda x: x[which], params)
-      return scores.at[which].set(jax.vmap(one)(own))
+      replica = jax.tree.map(lambda x: x[which], params)
+      return scores.at[which].set(jax.vmap(of_replica)(replica))
 
     padded = jnp.concatenate([order, jnp.full(chunk, order[0])])
     # A loop whose length is data: none at all at most updates.
-    return jax.lax.fori_loop(0, -(-how_many // chunk), some, scores)
+    return jax.lax.fori_loop(0, -(-how_many // chunk), of_several, scores)
 
   def init(key, trials):
     keys = copy_keys(key, count)
@@ -147,7 +147,7 @@ def restarts(
     copies, per_trial = state.rule_state
     order = jnp.argsort(-copies.scores)
     learn = order[:active] if active < count else jnp.arange(count)
-    own, traces = jax.tree.map(
+    replica, traces = jax.tree.map(
       lambda x: x[learn],
       (
         (copies.params, copies.opt_state, copies.shared),
@@ -155,22 +155,22 @@ def restarts(
       ),
     )
 
-    def advance(own, traces):
-      params, opt_state, shared = own
+    def advance(replica, traces):
+      params, opt_state, shared = replica
       rule_state = base.RuleState(shared, traces)
       before = copy(params, state.constants, rule_state, opt_state, state.step)
       after, metrics = learner.update(before, key, trials)
       new = (after.params, after.opt_state, after.rule_state.shared)
       finite = _all_finite(new)
       learns = finite & (state.step > 0)
-      new = jax.tree.map(lambda a, b: jnp.where(learns, a, b), new, own)
+      new = jax.tree.map(lambda a, b: jnp.where(learns, a, b), new, replica)
       return new, after.rule_state.per_trial, metrics, finite
 
-    own, traces, metrics, finite = jax.vmap(advance)(own, traces)
+    replica, traces, metrics, finite = jax.vmap(advance)(replica, traces)
     params, opt_state, shared = jax.tree.map(
       lambda whole, part: whole.at[learn].set(part),
       (copies.params, copies.opt_state, copies.shared),
-      own,
+      replica,
     )
     per_trial = jax.tree.map(
       lambda whole, part: whole.at[:, learn].set(part),
@@ -193,9 +193,9 @@ def restarts(
     )
     scores = judged[:count]
     # Those that rest were judged when they stopped; or never since they began.
-    now = jnp.full_like(scores, -jnp.inf).at[learn].set(scores[learn])
+    current = jnp.full_like(scores, -jnp.inf).at[learn].set(scores[learn])
     rivals = jnp.append(
-      jnp.where(first, scores, now),
+      jnp.where(first, scores, current),
       jnp.where(copies.trained, judged[count], -jnp.inf),
     )
     best = jnp.argmax(rivals)
@@ -219,10 +219,11 @@ def restarts(
         first, _finite_mean(scores), copies.untrained_mean
       ),
     )
-    losses = jnp.where(jnp.isfinite(metrics['loss']), metrics['loss'], jnp.inf)
-    said = {
+    name = base.objective(metrics) or 'loss'
+    losses = jnp.where(jnp.isfinite(metrics[name]), metrics[name], jnp.inf)
+    report = {
       **jax.tree.map(_finite_mean, metrics),
-      'loss_best': jnp.min(losses),
+      f'{name}_best': jnp.min(losses),
       'restarts': jnp.asarray(count, jnp.float32),
       'stood_still': jnp.sum(~finite).astype(jnp.float32),
       'validation': copies.score,
@@ -235,7 +236,7 @@ def restarts(
       rule_state=base.RuleState(copies, per_trial),
       step=state.step + 1,
     )
-    return state, said
+    return state, report
 
   def predict(state, key, trials):
     picked = copy(
@@ -248,8 +249,8 @@ def restarts(
       raise ValueError(
         f'count={count}: must be 1 here, for the stage before has no copies.'
       )
-    own = jax.vmap(learner.take_over, axis_size=count)(before.shared)
-    return before._replace(shared=own)
+    replica = jax.vmap(learner.take_over, axis_size=count)(before.shared)
+    return before._replace(shared=replica)
 
   return base.Learner(
     init,
@@ -283,5 +284,5 @@ def _all_finite(tree) -> jax.Array:
 def _finite_mean(values: jax.Array) -> jax.Array:
   """The mean of the finite ones; 0 where there is none."""
   finite = jnp.isfinite(values)
-  kept = jnp.sum(jnp.where(finite, values, 0))
-  return kept / jnp.maximum(jnp.sum(finite), 1)
+  total = jnp.sum(jnp.where(finite, values, 0))
+  return total / jnp.maximum(jnp.sum(finite), 1)

@@ -73,12 +73,11 @@ def check_credit(
     )
   with jax.enable_x64(True):
     if laws.keeps_float64(cell, rule, trials, seed):
-      kept = laws.Credit(cell, loss, rule, trials, seed, jnp.float64, 1e-6)
-      return f'credit checked in float64: {kept.check()}'
-  kept = laws.Credit(cell, loss, rule, trials, seed, jnp.float32, 1e-4)
-  return (
-    f'credit checked in float32, which the cell is written for: {kept.check()}'
-  )
+      credit = laws.Credit(cell, loss, rule, trials, seed, jnp.float64, 1e-6)
+      return f'credit checked in float64: {credit.check()}'
+  credit = laws.Credit(cell, loss, rule, trials, seed, jnp.float32, 1e-4)
+  checked = credit.check()
+  return f'credit checked in float32, which the cell is written for: {checked}'
 
 
 def check_rule(
@@ -130,7 +129,7 @@ def check_learner(
   - every per-trial leaf of the rule's state leads with B;
   - an update keeps the state's tree, shapes and dtypes, counts one step, moves
     a parameter and leaves every constant untouched;
-  - metrics are finite scalars, 'loss' among them;
+  - metrics are finite scalars, 'loss' among them, or one that ends in '_loss';
   - what it takes over of its own state has the same tree, shapes and dtypes;
   - jit = plain, in `init`, `update` and `predict`;
   - a second update does not compile again;
@@ -179,7 +178,7 @@ def check_learner(
     )
   )
   assert moved, 'two updates moved no parameter'
-  assert 'loss' in metrics, f"metrics lack 'loss': {sorted(metrics)}"
+  assert base.objective(metrics), f"metrics lack 'loss': {sorted(metrics)}"
   for name, value in (*metrics.items(), *more.items()):
     assert np.shape(value) == () and np.isfinite(value), (
       f'metric {name!r} is no finite scalar: {value}'

@@ -2,6 +2,7 @@
 """What a task is, and what tasks of a kind share."""
 
 import dataclasses
+import types
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple, Protocol
 
@@ -12,6 +13,35 @@ import numpy as np
 import optax
 
 from bionet_core import interfaces, unroll
+
+
+class Measure(NamedTuple):
+  """What a metric is, for a reader.
+
+  Attributes:
+    unit: what stands behind its number, such as 'nats'; '' where it has none.
+    meaning: what it is, in words.
+  """
+
+  unit: str
+  meaning: str
+
+
+CROSS_ENTROPY: Mapping[str, Measure] = types.MappingProxyType(
+  {
+    'loss': Measure('nats', 'cross-entropy of an asked step'),
+    'accuracy': Measure('', 'share of the asked steps that are answered right'),
+  }
+)
+"""The metrics of `cross_entropy`."""
+
+SQUARED_ERROR: Mapping[str, Measure] = types.MappingProxyType(
+  {
+    'loss': Measure('', 'squared error of an asked step, mean over outputs'),
+    'mse': Measure('', 'squared error of an asked step, mean over outputs'),
+  }
+)
+"""The metrics of `squared_error`."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,6 +59,7 @@ class TaskSpec:
     loss_kind: 'per_trial' (a batch's is the mean of its trials') or
       'population' (a statistic over the trials).
     num_data: size of a finite training set; None where trials are drawn anew.
+    measures: `{metric: Measure}`, what the metrics are, for a reader.
   """
 
   name: str
@@ -40,6 +71,7 @@ class TaskSpec:
   ceiling: Mapping[str, float]
   loss_kind: str = 'per_trial'
   num_data: int | None = None
+  measures: Mapping[str, Measure] = dataclasses.field(default_factory=dict)
 
 
 _TASK = 0x7461736B  # what keys of a task are folded with: 'task'
@@ -130,7 +162,16 @@ def cross_entropy(
 
   Returns:
     The loss `[]` and `{'accuracy': []}`, weighted by the mask.
+
+  Raises:
+    AssertionError: for other shapes or types.
+    ValueError: for one-hot targets.
   """
+  if targets.shape == outputs.shape:
+    raise ValueError(
+      f'targets={targets.dtype}{list(targets.shape)}: must be class numbers, '
+      'int [B]; of one-hot targets take jnp.argmax(targets, axis=-1).'
+    )
   chex.assert_rank([outputs, targets, mask], [2, 1, 1])
   chex.assert_type([outputs, targets, mask], [float, int, float])
   losses = optax.softmax_cross_entropy_with_integer_labels(outputs, targets)

@@ -8,6 +8,7 @@ A law that is broken raises an AssertionError that names it.
 """
 
 import collections
+import re
 
 import jax
 import jax.numpy as jnp
@@ -149,12 +150,13 @@ def _check_scores(task, trials):
     spec.loss_kind in kinds, f'loss_kind {spec.loss_kind!r}: not {kinds}'
   )
   outputs = jnp.zeros((*trials.mask.shape, spec.num_outputs))
-  value, _ = task.loss(outputs[-1], trials.targets[-1], trials.mask[-1])
+  last = outputs[-1], trials.targets[-1], trials.mask[-1]
+  value, _ = _scored('the loss', task.loss, *last)
   _require(
     np.shape(value) == () and np.isfinite(value),
     f'the loss of equal outputs must be a finite scalar; got {value}',
   )
-  scores = task.metrics(outputs, trials)
+  scores = _scored('metrics', task.metrics, outputs, trials)
   for name in (spec.metric, *spec.chance, *spec.ceiling):
     _require(
       name in scores,
@@ -171,6 +173,21 @@ def _check_scores(task, trials):
     _require(
       np.isfinite(value), f'metric {name!r} reads outputs nobody asks for'
     )
+
+
+def _scored(what, function, outputs, *rest):
+  """What a task's function gives for outputs; what it refuses is a law broken.
+
+  The outputs are as the spec has them, so it is the trials that do not suit.
+  """
+  try:
+    return function(outputs, *rest)
+  except (AssertionError, TypeError, ValueError) as error:
+    text = re.sub(r'\[Chex\] Assertion \w+ failed: ', '', str(error))
+    raise AssertionError(
+      f'{what} must take outputs {outputs.dtype}{list(outputs.shape)} and the '
+      f'trials: {" ".join(text.split())}'
+    ) from error
 
 
 def _check_answer_is_hidden(trials):

@@ -56,7 +56,9 @@ def evolution(tmp_path):
 def _gradient(path, cpu_seconds=10.0):
   config = cell_fate.get_config('bptt')
   config.num_updates, config.batch_size = 10, 8
-  config.task.num_held_out = 50
+  judged = cell_fate.get_config('smoke').task
+  for name in ('num_held_out', 'held_out_dt', 'held_out_duration'):
+    config.task[name] = judged[name]
   rows = [
     {'step': step, 'split': 'eval', 'utility': step / 20} for step in (5, 10)
   ]
@@ -225,12 +227,12 @@ def test_what_cannot_be_compared_is_refused(evolution, tmp_path):
   with pytest.raises(ValueError, match='names no run'):
     comparison.load([])
   other = _folder(tmp_path / 'copying', copying.get_config('smoke'), [])
-  with pytest.raises(ValueError, match='only runs of one task compare'):
+  with pytest.raises(ValueError, match="name is 'cell_fate' in the one"):
     comparison.load([evolution, other])
   config = cell_fate.get_config('smoke')
   config.task.num_held_out = 60
   other = _folder(tmp_path / 'other', config, [])
-  with pytest.raises(ValueError, match='not measured alike'):
+  with pytest.raises(ValueError, match='num_held_out is 50 in the one and 60'):
     comparison.load([evolution, other])
   [run] = comparison.load([evolution])
   with pytest.raises(ValueError, match=r'accuracy.*There are: utility'):

@@ -177,7 +177,7 @@ def test_epochs_are_counted_in_updates():
   config.num_updates, config.num_epochs, config.batch_size = 0, 2, 5
   assert build.build(config).num_updates == 5
   config.num_updates = 7
-  with pytest.raises(ValueError, match='num_updates is 7 and num_epochs 2'):
+  with pytest.raises(ValueError, match='num_updates=7, num_epochs=2: '):
     build.build(config)
   config.num_epochs = 0
   assert build.build(config).num_updates == 7

@@ -16,7 +16,7 @@ import pytest
 
 from bionet_learners.training import checkpoints
 from experiments.configs import copying as copying_config
-from experiments.runs import build, updates
+from experiments.runs import build, optimizer_settings, updates
 from experiments.shell import workdirs
 from tests.experiments.shell import bad_inputs
 
@@ -50,6 +50,7 @@ def _run(path: pathlib.Path, step: int = 0, *, hidden: int = 8) -> None:
   """What an unfinished run of copying:smoke left, saved after `step`."""
   config = copying_config.get_config('smoke')
   config.network.hidden = hidden
+  optimizer_settings.complete(config, {})  # as the command does
   run = build.build(config)
   with workdirs.locked(path):
     workdirs.create(path, config, run.first.task.spec)
@@ -134,7 +135,7 @@ def test_one_line_says_what_is_wrong(name, start, folder):
   [
     (
       [bad_inputs.COPYING, '--config.batch_sizes=3'],
-      'Did you mean "batch_size"',
+      "Did you mean 'batch_size'",
     ),
     (
       [bad_inputs.PROTOTYPES, '--config.task.p_noise=.6'],

@@ -112,7 +112,7 @@ def test_descent_lowers_the_local_loss_and_learns_its_trials():
     )
 
   state, metrics = run(state)
-  assert metrics['loss'][-1] < 0.4 * metrics['loss'][0]
+  assert metrics['local_loss'][-1] < 0.4 * metrics['local_loss'][0]
   scores = learner.predict(state, KEY, batch)
   np.testing.assert_array_equal(np.argmax(scores, -1), batch.targets)
 

@@ -34,19 +34,9 @@ projection, through which a filter on the emission would have to be carried.
 """
 
 
-TO_RUN_YET = {
-  (core, 'e_prop kappa'): 'moves units' for core in (5, 15, 16, 17, 26)
-}
-"""What is refused and need not be.
-
-The filter of e_prop joins the layers whose states the emission reads together;
-as a variable of each of them it would run.
-"""
-
-
 def result_of(name, case):
   """What is wrong with a rule on a case; '' where it is right or may refuse."""
-  refusal = (REFUSALS | TO_RUN_YET).get((case.core.number, name))
+  refusal = REFUSALS.get((case.core.number, name))
   try:
     return cases.compare(name, case)
   except (TypeError, ValueError) as error:

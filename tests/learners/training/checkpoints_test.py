@@ -4,6 +4,8 @@
 Truth: what was saved, bit for bit; the names of leaves; steps by hand.
 """
 
+import hashlib
+import json
 import shutil
 
 import chex
@@ -223,8 +225,10 @@ def test_the_last_few_and_the_best_stay(tmp_path, keep_last, keep, left):
   for step in (1, 2, 3, 9, 10):
     folder = tmp_path / f'checkpoint_{step}'
     folder.mkdir()
-    (folder / 'file').write_text('1')
-  checkpoints.prune(tmp_path, keep_last, keep)
+    (folder / 'file').write_bytes(b'1')
+    digests = {'file': hashlib.sha256(b'1').hexdigest()}
+    (folder / 'digests.json').write_text(json.dumps(digests))
+  checkpoints.prune(tmp_path, keep_last, [] if keep is None else [keep])
   assert checkpoints.all_steps(tmp_path) == left
   assert len(list(tmp_path.iterdir())) == len(left)
 

@@ -211,7 +211,7 @@ def test_early_stopping_ends_the_run_and_saves():
   )
   assert int(state) == step == 6
   assert run.updates('save') == [4, 6]
-  assert ranges.best_update(run.rows, rule) == 2
+  assert ranges.best_updates(run.rows, rule)[0] == 2
   # Started again it has nothing to do, and says where it is.
   before = len(run.diary)
   _, step = run.train(
@@ -255,7 +255,7 @@ def test_the_best_is_saved_though_nothing_is_due(first):
   )
   wanted = [2, 6, 8, 10, 12]  # 2, 6 and 10 are best; 8 and 12 are due
   assert run.updates('save') == [step for step in wanted if step > first]
-  assert ranges.best_update(run.rows, rule) == 10
+  assert ranges.best_updates(run.rows, rule)[0] == 10
 
   mutant = Run(rows, accuracy)
   mutant.train(
@@ -268,9 +268,9 @@ def test_the_best_is_saved_though_nothing_is_due(first):
 
 
 def test_no_evaluation_has_no_best():
-  """Truth: None."""
+  """Truth: none."""
   rule = stopping.EarlyStopping('accuracy')
-  assert ranges.best_update([train_row(4)], rule) is None
+  assert ranges.best_updates([train_row(4)], rule) == []
   assert ranges.evaluations([train_row(4), eval_row(6)], 'accuracy') == [0.5]
 
 

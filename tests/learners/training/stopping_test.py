@@ -8,6 +8,8 @@ import pytest
 
 from bionet_learners.training import stopping
 
+NAN, INF = float('nan'), float('inf')
+
 # After each value: which of them was the last to improve, and how many came
 # since. Improved means better by more than min_delta than the last that did.
 TABLES = {
@@ -32,6 +34,12 @@ TABLES = {
     [1.0, 0.75, 0.5, 0.25, 0.0],
     [0, 0, 2, 2, 4],
   ),
+  # NaN is no improvement, wherever it stands; -1 where nothing has improved.
+  'NaN first': ({'mode': 'max'}, [NAN, 0.5, 0.6], [-1, 1, 2]),
+  'NaN first, min': ({'mode': 'min'}, [NAN, NAN, 0.6, 0.5], [-1, -1, 2, 3]),
+  'NaN between': ({'mode': 'max'}, [0.5, NAN, 0.6, NAN], [0, 0, 2, 2]),
+  'NaN alone': ({'mode': 'max'}, [NAN, NAN], [-1, -1]),
+  'infinite': ({'mode': 'max'}, [-INF, 0.5, INF, NAN, INF], [0, 1, 2, 2, 2]),
 }
 
 
@@ -56,6 +64,18 @@ def test_the_first_stop_of_a_run():
   stops = [rule.stop(values[: i + 1]) for i in range(5)]
   # A run would have stopped at number 3; asked later, the answer is of later.
   assert stops == [False, False, False, True, False]
+
+
+@pytest.mark.parametrize('name', TABLES)
+def test_values_are_ranked_from_the_best_on(name):
+  """Truth: the best of the tables; then sorting, equal ones in their order."""
+  settings, values, best = TABLES[name]
+  ranked = stopping.EarlyStopping('loss', **settings).ranked(values)
+  assert ranked[:1] == [i for i in best[-1:] if i >= 0]
+  finite = [i for i, value in enumerate(values) if value == value]
+  sign = 1 if settings['mode'] == 'min' else -1
+  rest = sorted((sign * values[i], i) for i in finite if i != best[-1])
+  assert ranked[1:] == [i for _, i in rest]
 
 
 @pytest.mark.parametrize('patience', [0, 1])

@@ -188,11 +188,11 @@ def _draws(function: Callable, params, *args) -> bool:
 def _each_trial(function: Callable, params, keys: jax.Array, *args):
   """`function(params, key, *args)` of each trial alone, as a batch of 1."""
 
-  def one(key, *args):
+  def of_trial(key, *args):
     args = jax.tree.map(lambda x: x[None], args)
     return jax.tree.map(lambda x: x[0], function(params, key, *args))
 
-  return jax.vmap(one)(keys, *args)
+  return jax.vmap(of_trial)(keys, *args)
 
 
 def _check_core(core: object) -> None:
@@ -251,6 +251,11 @@ def lstm(
 ) -> interfaces.Cell:
   """`hk.LSTM(hidden)` with a linear readout; layers as in `gru`.
 
+  Args:
+    spec: sizes of inputs and outputs.
+    hidden: units of a layer.
+    num_layers: layers, each reading the one below at the same step.
+
   Raises:
     ValueError: for a size less than 1.
   """
@@ -261,6 +266,11 @@ def vanilla_rnn(
   spec: interfaces.Sizes, *, hidden: int = 128, num_layers: int = 1
 ) -> interfaces.Cell:
   """`hk.VanillaRNN(hidden)` with a linear readout; layers as in `gru`.
+
+  Args:
+    spec: sizes of inputs and outputs.
+    hidden: units of a layer.
+    num_layers: layers, each reading the one below at the same step.
 
   Raises:
     ValueError: for a size less than 1.

@@ -103,37 +103,37 @@ class SpikingCore(hk.RNNCore):
 
   def __call__(self, inputs, prev_state):
     """One step; emits the filtered spikes."""
-    old, own = prev_state, self._dynamics
+    old, dynamics = prev_state, self._dynamics
     w_in = self._weights('w_in', inputs, inputs.shape[-1], self._scales[0])
     w_r = self._weights('w_recurrent', inputs, self._hidden, self._scales[1])
     w_r = w_r * (1 - jnp.eye(self._hidden, dtype=w_r.dtype))
     current = inputs @ w_in + old.spikes @ w_r
     fired = jax.lax.stop_gradient(old.spikes)
-    if own.reset == 'subtract':
-      voltage = own.decay * old.voltage + current - fired
+    if dynamics.reset == 'subtract':
+      voltage = dynamics.decay * old.voltage + current - fired
     else:
-      voltage = own.decay * (1 - fired) * old.voltage + current
-    rise = jnp.asarray(own.rise, voltage.dtype)[None]
+      voltage = dynamics.decay * (1 - fired) * old.voltage + current
+    rise = jnp.asarray(dynamics.rise, voltage.dtype)[None]
     adaptation = old.adaptation
-    if not own.credit_adaptation:
+    if not dynamics.credit_adaptation:
       adaptation = jax.lax.stop_gradient(adaptation)
     spikes = surrogate.spike(
       voltage - 1 - rise * adaptation,
-      own.surrogate,
-      dampening=own.dampening,
-      steepness=own.steepness,
+      dynamics.surrogate,
+      dampening=dynamics.dampening,
+      steepness=dynamics.steepness,
     )
     spikes = jnp.where(old.rest > 0, 0.0, spikes)
     state = Membrane(
       voltage=voltage,
-      adaptation=own.adaptation_decay * old.adaptation + spikes,
+      adaptation=dynamics.adaptation_decay * old.adaptation + spikes,
       spikes=spikes,
-      filtered=own.readout_decay * old.filtered + spikes,
+      filtered=dynamics.readout_decay * old.filtered + spikes,
       rest=jnp.where(
-        spikes > 0, own.refractory, jnp.maximum(old.rest - 1, 0)
+        spikes > 0, dynamics.refractory, jnp.maximum(old.rest - 1, 0)
       ).astype(old.rest.dtype),
     )
-    if own.counted:
+    if dynamics.counted:
       state = state._replace(count=old.count + spikes, age=old.age + 1)
     return state.filtered, state
 

@@ -36,7 +36,7 @@ def stack(cells: Sequence[interfaces.Cell]) -> interfaces.Cell:
   names = [f'layer_{k}' for k in range(len(cells))]
   layers = dict(zip(names, cells, strict=True))
 
-  def own(keys, k):
+  def layer_keys(keys, k):
     return jax.vmap(lambda key: jax.random.fold_in(key, k))(keys)
 
   def init(key, inputs):
@@ -52,7 +52,7 @@ def stack(cells: Sequence[interfaces.Cell]) -> interfaces.Cell:
 
   def initial_state(constants, keys):
     return {
-      name: cell.initial_state(constants[name], own(keys, k))
+      name: cell.initial_state(constants[name], layer_keys(keys, k))
       for k, (name, cell) in enumerate(layers.items())
     }
 
@@ -60,7 +60,7 @@ def stack(cells: Sequence[interfaces.Cell]) -> interfaces.Cell:
     after = {}
     for k, (name, cell) in enumerate(layers.items()):
       inputs, after[name] = cell.step(
-        params[name], constants[name], state[name], own(keys, k), inputs
+        params[name], constants[name], state[name], layer_keys(keys, k), inputs
       )
     return inputs, after
 
@@ -75,8 +75,10 @@ def stack(cells: Sequence[interfaces.Cell]) -> interfaces.Cell:
   }
 
   def penalty(constants, state):
-    own = [cost(constants[name], state[name]) for name, cost in costs.items()]
-    return jnp.sum(jnp.stack(own), axis=0)
+    costs_of_layers = [
+      cost(constants[name], state[name]) for name, cost in costs.items()
+    ]
+    return jnp.sum(jnp.stack(costs_of_layers), axis=0)
 
   return interfaces.Cell(
     init, initial_state, step, readout, penalty=penalty if costs else None

@@ -261,7 +261,25 @@ def tissue(
   output_std: float = 0.0,
   knots: int = 0,
 ) -> interfaces.Cell:
-  """A row of `spec.num_outputs` cells with a regulatory network to learn."""
+  """A row of `spec.num_outputs` cells with a regulatory network to learn.
+
+  Args:
+    spec: sizes; the outputs are the cells.
+    hidden: sizes of the hidden layers of the network.
+    centred: give it 2 (m - .5), not the mean m of a cell's neighbours.
+    bound: the largest rate |f|; 0: none.
+    pinned: hold the two ends at 0.
+    spread: half the width of the initial states, up to .5.
+    steepness: standard deviation, at the start, of the slopes in m of the first
+      layer's units, which then switch at m ~ U(0, 1); 0: as Haiku draws them.
+    output_std: standard deviation of the network's output over m in [0, 1] at
+      the start, before the bound; 0: as Haiku draws it.
+    knots: the rate is linear between so many and one more equally spaced m; 0:
+      the network itself.
+
+  Raises:
+    ValueError: for a setting out of range.
+  """
   rate = regulatory_network(
     hidden,
     centred=centred,

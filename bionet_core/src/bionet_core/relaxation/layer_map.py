@@ -62,7 +62,7 @@ class LayerMap:
     """L, the output row."""
     return self.rows[-1]
 
-  def own(self, row: int) -> layers.RowLayer:
+  def row_layer(self, row: int) -> layers.RowLayer:
     """The layer of a row's own, which has its activation."""
     return cast(layers.RowLayer, self[row, row])
 
@@ -95,11 +95,11 @@ class LayerMap:
     return tuple(j for (i, j), _ in self.edges if i == row and passes(j))
 
   def __contains__(self, edge: tuple[int, int]) -> bool:
-    return any(edge == there for there, _ in self.edges)
+    return any(edge == place for place, _ in self.edges)
 
   def __getitem__(self, edge: tuple[int, int]) -> layers.Layer:
-    for there, layer in self.edges:
-      if there == edge:
+    for place, layer in self.edges:
+      if place == edge:
         return layer
     raise KeyError(f'no edge {edge} (receiver, sender) in this layer map.')
 
@@ -158,8 +158,8 @@ def _check_topology(rows) -> None:
           f'edge ({receiver}, {sender}): unknown sender {sender}; rows are 0 '
           f'to {expected[-1]}.'
         )
-      own = hasattr(rows[receiver][sender], 'activation')
-      if own and sender != receiver:
+      activates = hasattr(rows[receiver][sender], 'activation')
+      if activates and sender != receiver:
         kind = type(rows[receiver][sender]).__name__
         raise ValueError(
           f"edge ({receiver}, {sender}): {kind} can only be a row's own layer; "
@@ -168,11 +168,11 @@ def _check_topology(rows) -> None:
 
 
 def _check_sizes(edges) -> None:
-  own = {i: layers.shape_of(layer.out) for (i, j), layer in edges if i == j}
+  shapes = {i: layers.shape_of(layer.out) for (i, j), layer in edges if i == j}
   for (receiver, sender), layer in edges:
     out = layers.shape_of(layer.out)
-    if out != own[receiver]:
+    if out != shapes[receiver]:
       raise ValueError(
         f'edge ({receiver}, {sender}): its messages have size {out}, but row '
-        f'{receiver} has size {own[receiver]}.'
+        f'{receiver} has size {shapes[receiver]}.'
       )

@@ -150,7 +150,7 @@ class SequentialOrchestrator:
         field = standing[row]
         for sender in moving[row]:
           field += self._message((row, sender), weights, source)
-        after = self.layer_map.own(row).activation(field)
+        after = self.layer_map.row_layer(row).activation(field)
         after = after.astype(before[row].dtype)
         num_changed += jnp.sum(after != before[row], dtype=field.dtype)
         state = state.at_row(row, after)
@@ -191,7 +191,7 @@ class SequentialOrchestrator:
     field = jnp.zeros_like(state[last])
     for sender in self.layer_map.senders(last, 'free'):
       field += self._message((last, sender), weights, state)
-    return self.layer_map.own(last).activation(field)
+    return self.layer_map.row_layer(last).activation(field)
 
   def predict(self, params, constants, state) -> states.SequentialState:
     """Recomputes the output row only: overwrites a clamped label."""
@@ -252,9 +252,9 @@ class SequentialOrchestrator:
         if name not in params:
           continue
         layer = cast(layers.LearnedLayer, self.layer_map[row, sender])
-        own = message - jax.lax.stop_gradient(message)
+        slope = message - jax.lax.stop_gradient(message)
         fan_in = layer.fan_in(state[sender].shape[1:])
-        live = field + own / math.sqrt(fan_in)
+        live = field + slope / math.sqrt(fan_in)
         per_trial += layer.losses(constants[name], live, target)
     if gate is not None:
       chex.assert_shape(gate, (per_trial.shape[0], 1))

@@ -85,14 +85,14 @@ def fold(
   ]
 
 
-def join(one: Known | None, other: Known | None) -> Known | None:
+def join(left: Known | None, right: Known | None) -> Known | None:
   """What is known of a value that is either one or the other."""
-  if one is None or other is None:
+  if left is None or right is None:
     return None
-  if not (_numeric(one.value) and _numeric(other.value)):
+  if not (_numeric(left.value) and _numeric(right.value)):
     return None
-  where = one.where & other.where & (one.value == other.value)
-  return Known(one.value, where) if where.any() else None
+  where = left.where & right.where & (left.value == right.value)
+  return Known(left.value, where) if where.any() else None
 
 
 def stack(parts: list[Known | None]) -> Known | None:

@@ -178,11 +178,11 @@ def _while(line, ins, shapes, store):
 
 
 def _united(
-  one: Value, other: Value, shape: tuple[int, ...], store: row_sets.Sets
+  left: Value, right: Value, shape: tuple[int, ...], store: row_sets.Sets
 ) -> np.ndarray | None:
-  if one.sets is None and other.sets is None:
+  if left.sets is None and right.sets is None:
     return None
-  return store.union(_filled(one, shape), _filled(other, shape))
+  return store.union(_filled(left, shape), _filled(right, shape))
 
 
 def _decided(results, causes, shapes, store) -> list[Value]:

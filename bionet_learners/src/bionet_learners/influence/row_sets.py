@@ -45,8 +45,8 @@ class Sets:
       # Elements by the thousand unite the same few pairs of sets.
       pairs = first[differ] * np.int64(len(self._numbers)) + second[differ]
       pairs, which = np.unique(pairs, return_inverse=True)
-      one, other = np.divmod(pairs, len(self._numbers))
-      packed = self._packed[one] | self._packed[other]
+      left, right = np.divmod(pairs, len(self._numbers))
+      packed = self._packed[left] | self._packed[right]
       united[differ] = self._number(packed)[which]
     return united
 

@@ -167,10 +167,10 @@ def _scatter(line, ins, shapes, store):
   to = operations.targets(
     line, operand.sets.shape, _place(place), updates.sets.shape
   )
-  kept = operand.sets
+  sets = operand.sets
   if line.name == 'scatter' and _where(place).all():
-    kept = kept.copy()
-    kept.ravel()[to[to >= 0]] = 0
+    sets = sets.copy()
+    sets.ravel()[to[to >= 0]] = 0
   shape = [1 if d in opened else n for d, n in enumerate(operand.sets.shape)]
   if opened and operand.sets.size:
     coordinates = np.unravel_index(np.maximum(to, 0), operand.sets.shape)
@@ -180,7 +180,7 @@ def _scatter(line, ins, shapes, store):
     to = np.where(to < 0, -1, np.ravel_multi_index(coordinates, shape))
   size = int(np.prod(shape))
   written = store.grouped(to, updates.sets, size).reshape(shape)
-  return [store.union(kept, written)]
+  return [store.union(sets, written)]
 
 
 def _where(place: Operand) -> np.ndarray:

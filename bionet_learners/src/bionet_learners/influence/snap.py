@@ -71,7 +71,7 @@ def snap(
       recurrent, direct, (emission, state) = sparse.differentiate(
         plan, cell, params, constants, memory.state, noise, inputs
       )
-      influence = plan.kept(recurrent, direct, memory.traces)
+      influence = plan.masked(recurrent, direct, memory.traces)
 
       def credit():
         score, (readout, signal) = jax.value_and_grad(

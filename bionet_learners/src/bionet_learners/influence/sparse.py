@@ -30,7 +30,7 @@ class Plan(NamedTuple):
   by_param: np.ndarray
   by_state: np.ndarray
 
-  def kept(
+  def masked(
     self, recurrent: jax.Array, direct: jax.Array, influence: list[jax.Array]
   ) -> list[jax.Array]:
     """C o (J M + D), per group `[B, U, r, m]`.
@@ -131,9 +131,9 @@ def differentiate(
 
   def transition(flat, row, state, key, inputs):
     """One trial: its rows after a step `[R]`, and what they are of."""
-    one = jax.tree.map(lambda x: x[None], (state, key, inputs))
-    before = steps.with_rows(one[0], row[None])
-    emission, state = cell.step(unravel(flat), constants, before, *one[1:])
+    trial = jax.tree.map(lambda x: x[None], (state, key, inputs))
+    before = steps.with_rows(trial[0], row[None])
+    emission, state = cell.step(unravel(flat), constants, before, *trial[1:])
     after = steps.rows(state, 1)[0]
     if num_rows != num_states:  # the emission is not among the state's floats
       after = jnp.concatenate([after, emission[0].ravel()])

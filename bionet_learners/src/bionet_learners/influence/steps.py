@@ -122,13 +122,13 @@ class Step:
         after,
       )
 
-    def asked():
+    def pulled():
       score, (direct, past) = jax.value_and_grad(scored, (0, 1), has_aux=True)(
         self.flat, self.row
       )
       return score, direct + of_past(past).astype(direct.dtype)
 
-    return if_asked(self.mask, asked)
+    return if_asked(self.mask, pulled)
 
   def _per_trial(self, function, *more):
     """Maps a function of one trial's `(row, state, keys, inputs, *more)`."""

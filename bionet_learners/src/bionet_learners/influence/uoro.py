@@ -83,7 +83,7 @@ def _balance(
   """
   above = jnp.linalg.norm(numerator, axis=1, keepdims=True)
   below = jnp.linalg.norm(denominator, axis=1, keepdims=True)
-  some = (above > 0) & (below > 0)
-  above, below = jnp.where(some, above, 1), jnp.where(some, below, 1)
+  positive = (above > 0) & (below > 0)
+  above, below = jnp.where(positive, above, 1), jnp.where(positive, below, 1)
   rho = jnp.sqrt(above / below)
-  return jnp.where(some, rho, 0), jnp.where(some, 1 / rho, 0)
+  return jnp.where(positive, rho, 0), jnp.where(positive, 1 / rho, 0)

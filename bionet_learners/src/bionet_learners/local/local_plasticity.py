@@ -44,8 +44,9 @@ def local_plasticity(
     evaluation_sweeps: free sweeps of a prediction, from zero states.
 
   Returns:
-    A GradientRule for static trials; its loss is the local loss, its metric
-    'changed' the fraction of hidden units that the last sweep still changed.
+    A GradientRule for static trials; its loss is the local loss ('local_loss'
+    among the metrics, since it is no loss of the task), its metric 'changed'
+    the fraction of hidden units that the last sweep still changed.
 
   Raises:
     TypeError: if `network` is not a RelaxationNetwork.
@@ -98,4 +99,4 @@ def local_plasticity(
     return rule_state
 
   model = unroll.model_from_network(network, sweeps=evaluation_sweeps)
-  return base.GradientRule(model, init, begin, estimate)
+  return base.GradientRule(model, init, begin, estimate, objective='local_loss')

@@ -133,11 +133,11 @@ def evolution(
     )
 
     def evolve(x, key):
-      kept = x[order[:elites]]
+      elite = x[order[:elites]]
       factor = jnp.expand_dims(factors, tuple(range(1, x.ndim)))
       noise = jax.random.normal(key, (num_children, *x.shape[1:]), x.dtype)
       mutation = (factor * noise).astype(x.dtype)
-      return jnp.concatenate([kept, kept[parents] + mutation])
+      return jnp.concatenate([elite, elite[parents] + mutation])
 
     leaves, tree = jax.tree.flatten(members)
     return tree.unflatten(
@@ -150,10 +150,10 @@ def evolution(
   def take_over(before):
     if not isinstance(before, Population):
       raise ValueError('the stage before has no population to go on with.')
-    there = jax.tree.leaves(before.members)[0].shape[0]
-    if there < population_size:
+    size = jax.tree.leaves(before.members)[0].shape[0]
+    if size < population_size:
       raise ValueError(
-        f'population_size={population_size}: must be at most the {there} '
+        f'population_size={population_size}: must be at most the {size} '
         'members of the stage before.'
       )
     members = jax.tree.map(lambda x: x[:population_size], before.members)

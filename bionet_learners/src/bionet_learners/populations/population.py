@@ -73,18 +73,20 @@ def make_judge(
 
   def judge(members, constants, key, trials):
     first = devices.index() * share
-    own = jax.tree.map(
+    each_params = jax.tree.map(
       lambda x: jax.lax.dynamic_slice_in_dim(x, first, share), members
     )
     if common_noise:
-      found = jax.vmap(lambda p: judge_one(p, constants, key, trials))(own)
+      judged = jax.vmap(lambda p: judge_one(p, constants, key, trials))(
+        each_params
+      )
     else:
       numbers = (first + jnp.arange(share)) % num_noises
       keys = jax.vmap(lambda i: member_key(key, i))(numbers)
-      found = jax.vmap(lambda p, k: judge_one(p, constants, k, trials))(
-        own, keys
+      judged = jax.vmap(lambda p, k: judge_one(p, constants, k, trials))(
+        each_params, keys
       )
-    return devices.gather(found)
+    return devices.gather(judged)
 
   return judge
 

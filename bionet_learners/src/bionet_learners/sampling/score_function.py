@@ -116,25 +116,25 @@ def score_function(
       emission, after = cell.step(params, constants, state, noise, inputs)
       return noise, emission, after
 
-    def judge(carry, now):
-      state, steps, total, said = carry
-      inputs, targets, mask = now
+    def judge(carry, step_data):
+      state, steps, total, sums = carry
+      inputs, targets, mask = step_data
       _, emission, state = advance(state, steps, inputs)
       scored = score(params, emission, targets, mask)
       total += advantages(scored[0], emission, targets, mask)
-      said = jax.tree.map(jnp.add, said, scored)
-      return (state, steps + 1, total, said), None
+      sums = jax.tree.map(jnp.add, sums, scored)
+      return (state, steps + 1, total, sums), None
 
-    def gather(carry, now):
+    def gather(carry, step_data):
       state, steps, remaining, gradient, memory = carry
-      inputs, targets, mask = now
+      inputs, targets, mask = step_data
       noise, emission, after = advance(state, steps, inputs)
       value, _ = score(params, emission, targets, mask)
 
       def weighted(params):
         density = log_density(params, constants, state, noise, inputs)
-        asked, _ = score(params, emission, targets, mask)
-        return jnp.sum(jax.lax.stop_gradient(remaining) * density) + asked
+        scored_loss, _ = score(params, emission, targets, mask)
+        return jnp.sum(jax.lax.stop_gradient(remaining) * density) + scored_loss
 
       gradient = _add(gradient, jax.grad(weighted)(params))
       if traces:
@@ -145,11 +145,11 @@ def score_function(
     def per_trial(state, noise, inputs):
       """The gradient of each trial's own log density, leaves `[B, ...]`."""
 
-      def one(state, key, inputs):
+      def of_trial(state, key, inputs):
         alone = jax.tree.map(lambda x: x[None], (state, key, inputs))
         return jax.grad(lambda p: log_density(p, constants, *alone)[0])(params)
 
-      return jax.vmap(one)(state, noise, inputs)
+      return jax.vmap(of_trial)(state, noise, inputs)
 
     timed = (trials.inputs, trials.targets, trials.mask)
     _, emission, _ = jax.eval_shape(

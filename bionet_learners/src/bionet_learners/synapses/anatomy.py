@@ -10,6 +10,7 @@ this off the step's program, in passes that each return their table:
   synapse     where the two meet
   carriers    which leaves of the state any parameter ever reaches
   origins     from which element of which leaf or synapse each element comes
+  sinks       which leaves only gather, and from which units
   groups      which leaves are variables of the same units
   cuts        which groups lose their credit at which line
 """
@@ -19,7 +20,7 @@ from typing import NamedTuple
 import jax
 
 from bionet_core import interfaces
-from bionet_learners.synapses import cuts, groups, reading, synapse
+from bionet_learners.synapses import contacts, cuts, groups, reading, sinks
 
 
 class Structure(NamedTuple):
@@ -30,16 +31,19 @@ class Structure(NamedTuple):
     synapses: the synapses.
     groups: of each leaf of the state, its group; -1 for what carries no credit
       (integers, keys, and floats that no parameter reaches).
+    sinks: the leaves that only gather; each has a group of its own, and the
+      element that each unit of the groups which it hears reaches.
     cuts: where credit ends.
     alive: the leaves whose past reaches a later state or emission uncut: those
       whose traces are needed.
     hears: `{group: operation}`, the groups that hear other units, uncut, by a
-      product.
+      product that leads to no other group.
   """
 
   read: reading.Reading
-  synapses: list[synapse.Synapse]
+  synapses: list[contacts.Synapse]
   groups: list[int]
+  sinks: sinks.Sinks
   cuts: cuts.Cuts
   alive: list[int]
   hears: dict[int, str]
@@ -53,9 +57,9 @@ class Structure(NamedTuple):
     """The leaves of the state that are variables of a group's units."""
     return [leaf for leaf, g in enumerate(self.groups) if g == group]
 
-  def driven_by(self, number: int) -> list[int]:
-    """The groups that a synapse drives."""
-    return sorted({self.groups[leaf] for leaf in self.synapses[number].drives})
+  def heard_by(self, leaf: int) -> list[int]:
+    """The groups whose past a leaf may hear elementwise: its own first."""
+    return [self.groups[leaf], *self.sinks.get(leaf, ())]
 
 
 def structure(
@@ -75,32 +79,34 @@ def structure(
     ValueError: if units meet outside of synapses in the recurrence.
   """
   read = reading.read(cell, params, constants, state, keys, inputs)
-  synapses = synapse.find(read)
+  synapses = contacts.find(read)
   carriers = groups.carriers(read)
   table = groups.origins(read, synapses, carriers)
-  of_leaves = groups.groups_of(read, synapses, carriers, table)
+  gathering = sinks.leaves(read, carriers, table)
+  of_leaves = groups.groups_of(read, synapses, carriers, gathering, table)
   where = cuts.cuts_of(read, of_leaves)
   leaking = cuts.leaking(read, of_leaves, where, table)
   emits = cuts.emitting(read)
   known = []
-  for number, one in enumerate(synapses):
-    drives = groups.drives_of(number, one, read.layout, table, of_leaves)
+  for number, synapse in enumerate(synapses):
+    drives = groups.drives_of(number, synapse, read.layout, table, of_leaves)
     beyond = [leaf for leaf in drives if of_leaves[leaf] in leaking]
-    through = cuts.through(number, one, read, where, table)
+    through = cuts.through(number, synapse, read, where, table)
     # What another layer hears at the next step no trace of a unit carries.
     for leaf in beyond:
       through = through | (drives[leaf] >= 0)
     known.append(
-      one._replace(
+      synapse._replace(
         drives=drives,
         through=through,
-        emits=any(emits[o] for o in read.body[one.line].outs),
+        emits=any(emits[o] for o in read.body[synapse.line].outs),
       )
     )
   return Structure(
     read=read,
     synapses=known,
     groups=of_leaves,
+    sinks=sinks.elements(read, of_leaves, gathering, table),
     cuts=where,
     alive=cuts.alive(read, of_leaves, where, table),
     hears=cuts.hears(read, of_leaves, where, table),

@@ -104,11 +104,12 @@ class Credit:
     leaf = self._renewed.get(number)
     if leaf is None or not (self._probed or self._leak is not None):
       return
-    group = self._structure.groups[leaf]
+    group, *heard = self._structure.heard_by(leaf)
     stream = self._streams.setdefault(number, {})
     # What other variables of the unit do to this one within the step is a part
     # of its own trace, and ends here with the rest of the group's credit.
-    stream.pop(group, None)
+    for ended in (group, *heard):
+      stream.pop(ended, None)
     old = self._given[self._structure.read.layout.states[leaf]]
     if self._leak is not None and moves(old):
       stream[group] = self._leak * old
@@ -126,9 +127,9 @@ def moves(tangent: Any) -> bool:
 def jvp(line: program.Line, ins: list[Any], along: dict[int, jax.Array]):
   """The tangents of a line's results, where these operands move."""
 
-  def moved(*some):
+  def moved(*moving):
     full = list(ins)
-    for k, x in zip(along, some, strict=True):
+    for k, x in zip(along, moving, strict=True):
       full[k] = x
     return line.bind(full)
 

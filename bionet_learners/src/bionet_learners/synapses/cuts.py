@@ -7,8 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from bionet_learners.synapses import groups as units
-from bionet_learners.synapses import reading, synapse
+from bionet_learners.synapses import contacts, groups, reading
 
 _NONE: frozenset[int] = frozenset()
 
@@ -27,7 +26,7 @@ class Cuts(NamedTuple):
   behind: list[frozenset[int]]
 
 
-def cuts_of(read: reading.Reading, groups: list[int]) -> Cuts:
+def cuts_of(read: reading.Reading, of_leaves: list[int]) -> Cuts:
   """A product cuts the groups that it hears and that its output comes back to.
 
   What carries no derivative is no way back: an argmax that is fed back cuts
@@ -38,8 +37,8 @@ def cuts_of(read: reading.Reading, groups: list[int]) -> Cuts:
   # within the step. One that leads on to the next layer stays whole.
   ahead = [_NONE] * size
   for leaf, number in enumerate(read.layout.after):
-    if isinstance(number, int) and groups[leaf] >= 0:
-      ahead[number] = ahead[number] | {groups[leaf]}
+    if isinstance(number, int) and of_leaves[leaf] >= 0:
+      ahead[number] = ahead[number] | {of_leaves[leaf]}
   for line in reversed(body):
     reached = _NONE.union(
       *(ahead[o] for o in line.outs if read.carries(line, o))
@@ -50,8 +49,8 @@ def cuts_of(read: reading.Reading, groups: list[int]) -> Cuts:
   # Forward, what of which group is still uncut decides where it is cut.
   live = [_NONE] * size
   for leaf, number in enumerate(read.layout.states):
-    if groups[leaf] >= 0:
-      live[number] = frozenset((groups[leaf],))
+    if of_leaves[leaf] >= 0:
+      live[number] = frozenset((of_leaves[leaf],))
   at = [_NONE] * len(body)
   for k, line in enumerate(body):
     arriving = _NONE.union(*(live[i] for i in line.ins if isinstance(i, int)))
@@ -85,18 +84,18 @@ def emitting(read: reading.Reading) -> list[bool]:
 
 
 def _entering(
-  read: reading.Reading, groups: list[int], cuts: Cuts, table: units.Table
+  read: reading.Reading, of_leaves: list[int], cuts: Cuts, table: groups.Table
 ) -> Iterator[tuple[int, int]]:
   """The leaves that enter each product uncut: `(line, leaf)`."""
   for at, line in enumerate(read.body):
     for i in line.ins if read.mixes[at] else ():
-      for kind, leaf in units.of_atom(table, i):
-        if kind == 'state' and groups[leaf] not in cuts.at[at]:
+      for kind, leaf in groups.of_atom(table, i):
+        if kind == 'state' and of_leaves[leaf] not in cuts.at[at]:
           yield at, leaf
 
 
 def alive(
-  read: reading.Reading, groups: list[int], cuts: Cuts, table: units.Table
+  read: reading.Reading, of_leaves: list[int], cuts: Cuts, table: groups.Table
 ) -> list[int]:
   """The leaves whose past reaches a later state or emission uncut."""
   # The emission counts: a state may be read out and do nothing else.
@@ -104,17 +103,17 @@ def alive(
   direct = {
     leaf
     for end in ends
-    for kind, leaf in units.of_atom(table, end)
+    for kind, leaf in groups.of_atom(table, end)
     if kind == 'state'
   }
   # A layer below is felt through the product that reads it, and its past with
   # it: without its traces the credit of earlier steps would be lost.
-  entering = {leaf for _, leaf in _entering(read, groups, cuts, table)}
-  return sorted(leaf for leaf in direct | entering if groups[leaf] >= 0)
+  entering = {leaf for _, leaf in _entering(read, of_leaves, cuts, table)}
+  return sorted(leaf for leaf in direct | entering if of_leaves[leaf] >= 0)
 
 
 def leaking(
-  read: reading.Reading, groups: list[int], cuts: Cuts, table: units.Table
+  read: reading.Reading, of_leaves: list[int], cuts: Cuts, table: groups.Table
 ) -> set[int]:
   """The groups that reach another group's state by an uncut product.
 
@@ -122,18 +121,18 @@ def leaking(
   The other group keeps no trace of it.
   """
   return {
-    groups[leaf]
-    for at, leaf in _entering(read, groups, cuts, table)
+    of_leaves[leaf]
+    for at, leaf in _entering(read, of_leaves, cuts, table)
     if any(cuts.ahead[o] for o in read.body[at].outs)
   }
 
 
 def through(
   number: int,
-  source: synapse.Synapse,
+  source: contacts.Synapse,
   read: reading.Reading,
   cuts: Cuts,
-  table: units.Table,
+  table: groups.Table,
 ) -> np.ndarray:
   """Which elements of a synapse enter a product that leads on to a state."""
   size = math.prod(source.shape)
@@ -142,30 +141,34 @@ def through(
     if not read.mixes[at] or not cuts.ahead[line.outs[0]]:
       continue
     for i in line.ins:
-      places = units.of_atom(table, i).get(('synapse', number))
+      places = groups.of_atom(table, i).get(('synapse', number))
       if not places:
         continue
       # Of a mixed value it is only known that some element enters.
       if places.mixed:
         entered[:] = True
-      for one in places.maps:
-        entered[one[(one >= 0) & (one < size)]] = True
+      for elements in places.maps:
+        entered[elements[(elements >= 0) & (elements < size)]] = True
   return entered.reshape(source.shape)
 
 
 def hears(
-  read: reading.Reading, groups: list[int], cuts: Cuts, table: units.Table
+  read: reading.Reading, of_leaves: list[int], cuts: Cuts, table: groups.Table
 ) -> dict[int, str]:
-  """The groups that hear other units by a product, within the step."""
+  """The groups that hear other units by a product that leads to them alone."""
   heard: dict[int, str] = {}
   for at, line in enumerate(read.body):
     if not read.mixes[at]:
       continue
-    sources = {s for i in line.ins for s in units.of_atom(table, i)}
+    ahead = cuts.ahead[line.outs[0]]
+    # What leads on by way of another group is that group's to hold.
+    if len(ahead) != 1:
+      continue
+    sources = {s for i in line.ins for s in groups.of_atom(table, i)}
     # What has been cut is not heard: its credit ends at this very line.
     if any(
-      kind == 'synapse' or groups[number] not in cuts.at[at]
+      kind == 'synapse' or of_leaves[number] not in cuts.at[at]
       for kind, number in sources
     ):
-      heard.update(dict.fromkeys(cuts.ahead[line.outs[0]], line.name))
+      heard.update(dict.fromkeys(ahead, line.name))
   return heard

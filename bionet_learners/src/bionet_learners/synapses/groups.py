@@ -9,7 +9,7 @@ import math
 
 import numpy as np
 
-from bionet_learners.synapses import places, program, reading, synapse
+from bionet_learners.synapses import contacts, places, program, reading
 
 ADVICE = 'Rules that need no such structure: rtrl, snap, bptt, truncated_bptt.'
 
@@ -20,14 +20,11 @@ Table = list[dict[Source, places.Places]]
 """The places of each value, by source."""
 
 
-def carriers(read: reading.Reading) -> set[int]:
-  """The leaves of the state that a parameter reaches, in any number of steps.
-
-  A clock or a filtered input carries no credit, and is data like the inputs.
-  """
+def reached(read: reading.Reading) -> list[frozenset[int]]:
+  """The leaves that reach each value with a derivative; -1: parameters do."""
   steps, layout = read.steps, read.layout
   none: frozenset[int] = frozenset()
-  reached = [none] * len(steps.shapes)  # -1 stands for the parameters
+  reached = [none] * len(steps.shapes)
   for leaf, number in enumerate(layout.states):
     if steps.floating(number):
       reached[number] = frozenset((leaf,))
@@ -42,6 +39,15 @@ def carriers(read: reading.Reading) -> set[int]:
     for number in line.outs:
       if read.carries(line, number):
         reached[number] = through
+  return reached
+
+
+def carriers(read: reading.Reading) -> set[int]:
+  """The leaves of the state that a parameter reaches, in any number of steps.
+
+  A clock or a filtered input carries no credit, and is data like the inputs.
+  """
+  sources, layout = reached(read), read.layout
   # To a fixed point, since a leaf may hear a parameter by way of others, some
   # steps later.
   carry: set[int] = {-1}
@@ -49,7 +55,7 @@ def carriers(read: reading.Reading) -> set[int]:
     grown = {
       leaf
       for leaf, number in enumerate(layout.after)
-      if isinstance(number, int) and reached[number] & carry
+      if isinstance(number, int) and sources[number] & carry
     }
     if grown <= carry:
       return carry - {-1}
@@ -58,7 +64,7 @@ def carriers(read: reading.Reading) -> set[int]:
 
 def origins(
   read: reading.Reading,
-  synapses: list[synapse.Synapse],
+  synapses: list[contacts.Synapse],
   carriers: set[int],
 ) -> Table:
   """Which element of each source each element comes from."""
@@ -69,8 +75,8 @@ def origins(
     itself = places.Places([places.identity(steps.shapes[number])])
     table[number]['state', leaf] = itself
   by_line: dict[int, list[int]] = {}
-  for number, one in enumerate(synapses):
-    by_line.setdefault(one.line, []).append(number)
+  for number, synapse in enumerate(synapses):
+    by_line.setdefault(synapse.line, []).append(number)
   for at, line in enumerate(read.body):
     # A product adds up units, so that no place passes it; its own variable
     # begins there.
@@ -101,7 +107,7 @@ def origins(
       results = places.spread(
         line, [o.get(source, places.NOWHERE) for o in operands], ins, outs
       )
-      if source[0] == 'synapse' and line.name in synapse.OPAQUE:
+      if source[0] == 'synapse' and line.name in contacts.OPAQUE:
         results = _broadcast_inside(line, synapses, source[1], at, results, ins)
       for number, result in zip(line.outs, results, strict=True):
         if result and read.carries(line, number):
@@ -147,14 +153,15 @@ def _broadcast_inside(line, synapses, number, at, results, ins):
 
 def groups_of(
   read: reading.Reading,
-  synapses: list[synapse.Synapse],
+  synapses: list[contacts.Synapse],
   carriers: set[int],
+  sinks: set[int],
   table: Table,
 ) -> list[int]:
   """Unites the leaves of the state that act on each other elementwise.
 
   Leaves whose elements one synapse drives alike are variables of the same
-  units, too.
+  units, too. A sink stays alone.
   """
   layout = read.layout
   parent = list(range(len(layout.states)))
@@ -165,7 +172,7 @@ def groups_of(
     return leaf
 
   driven: dict[Source, list[tuple[int, np.ndarray]]] = {}
-  for leaf in sorted(carriers):
+  for leaf in sorted(carriers - sinks):
     number = layout.after[leaf]
     for source, several in of_atom(table, number).items():
       # Whatever one leaf does to another without a product, they are of a unit.
@@ -185,7 +192,7 @@ def groups_of(
     order.index(root(leaf)) if leaf in carriers else -1
     for leaf in range(len(layout.states))
   ]
-  _check_units(read, synapses, table, groups)
+  _check_units(read, synapses, table, groups, sinks)
   return groups
 
 
@@ -194,7 +201,7 @@ def of_atom(table: Table, atom: program.Atom) -> dict[Source, places.Places]:
   return table[atom] if isinstance(atom, int) else {}
 
 
-def _check_units(read, synapses, table, groups) -> None:
+def _check_units(read, synapses, table, groups, sinks) -> None:
   """Raises ValueError where the state's own paths leave the unit."""
   steps, layout = read.steps, read.layout
   for leaf, number in enumerate(layout.after):
@@ -203,14 +210,16 @@ def _check_units(read, synapses, table, groups) -> None:
     for source, several in table[number].items():
       # Several units in one value: there is no trace unit by unit of that.
       if several.mixed:
-        raise ValueError(_across(layout, synapses, source, leaf, several.mixed))
-      if source[0] != 'state':
+        raise ValueError(across(layout, synapses, source, leaf, several.mixed))
+      if source[0] != 'state' or (leaf in sinks and source[1] != leaf):
         continue
       itself = places.identity(steps.shapes[layout.states[source[1]]])
-      for one in several.maps:
-        if one.shape != itself.shape or not np.all((one == itself) | (one < 0)):
+      for elements in several.maps:
+        if elements.shape != itself.shape or not np.all(
+          (elements == itself) | (elements < 0)
+        ):
           raise ValueError(
-            _across(
+            across(
               layout, synapses, source, leaf, 'an operation that moves units'
             )
             + ' A leaf that packs several variables of a unit would do as one '
@@ -218,7 +227,8 @@ def _check_units(read, synapses, table, groups) -> None:
           )
 
 
-def _across(layout, synapses, source, leaf, operation) -> str:
+def across(layout, synapses, source, leaf, operation) -> str:
+  """Says where units meet outside of synapses."""
   kind, number = source
   begin = (
     f'state{layout.names[number]}'
@@ -234,7 +244,7 @@ def _across(layout, synapses, source, leaf, operation) -> str:
 
 def drives_of(
   number: int,
-  source: synapse.Synapse,
+  source: contacts.Synapse,
   layout: reading.Layout,
   table: Table,
   groups: list[int],
@@ -249,10 +259,10 @@ def drives_of(
     if not several or groups[leaf] < 0:
       continue
     drive = np.full(size, -1, np.int64)
-    for one in several.maps:
+    for elements in several.maps:
       # The first trial says which element drives which unit; the others must
       # say the same of their own elements.
-      by_trial = one.reshape(layout.batch, -1)
+      by_trial = elements.reshape(layout.batch, -1)
       first = by_trial[0]
       shifts = size * np.arange(layout.batch)[:, None]
       units = np.flatnonzero(first >= 0)

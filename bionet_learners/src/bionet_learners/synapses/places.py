@@ -18,12 +18,13 @@ ELEMENTWISE = frozenset(
   """
   abs acos acosh add add_any and asin asinh atan atan2 atanh bessel_i0e
   bessel_i1e cbrt ceil clamp conj convert_element_type copy copy_p cos cosh
-  digamma div eq erf erf_inv erfc exp exp2 expm1 floor ge gt igamma
-  igamma_grad_a igammac imag integer_pow is_finite le lgamma log log1p log2
-  logistic lt max min mul ne neg nextafter not optimization_barrier or polygamma
-  pow pvary random_gamma_grad real reduce_precision regularized_incomplete_beta
-  rem round rsqrt select_n shift_left shift_right_arithmetic shift_right_logical
-  sign sin sinh sqrt square sub tan tanh xor zeta
+  digamma div eq eq_to erf erf_inv erfc exp exp2 expm1 floor ge gt igamma
+  igamma_grad_a igammac imag integer_pow is_finite le le_to lgamma log log1p
+  log2 logistic lt lt_to max min mul ne neg nextafter not optimization_barrier
+  or polygamma pow pvary random_gamma_grad real reduce_precision
+  regularized_incomplete_beta rem round rsqrt select_n shift_left
+  shift_right_arithmetic shift_right_logical sign sin sinh sqrt square sub tan
+  tanh xor zeta
   """.split()
 )
 """Primitives whose result's elements depend on the operands' own alone."""
@@ -170,12 +171,12 @@ def _spread_custom(line, operands, ins, outs) -> list[Places]:
       if through.mixed or ins[at] != shape:
         results[k] = Places(mixed=line.name)
         break
-      for one in through.maps:
-        if not np.all((one == identity(shape)) | (one < 0)):
+      for elements in through.maps:
+        if not np.all((elements == identity(shape)) | (elements < 0)):
           results[k] = Places(mixed=line.name)
           break
         results[k] = results[k].united(
-          Places([np.where(one >= 0, m, -1) for m in places.maps])
+          Places([np.where(elements >= 0, m, -1) for m in places.maps])
         )
   return results
 
@@ -208,10 +209,10 @@ def _moved_all(line, operands, ins, outs) -> list[Places]:
   """Places through a structural operation, operand by operand."""
   results = [[] for _ in outs]
   for at, places in enumerate(operands):
-    for one in places.maps:
+    for elements in places.maps:
       # One operand at a time: the others come from nowhere, and -1 marks them.
       sources = [
-        one if other == at else np.full(shape, -1, np.int64)
+        elements if other == at else np.full(shape, -1, np.int64)
         for other, shape in enumerate(ins)
       ]
       moved = _moved(line.name, line.settings, sources, outs)

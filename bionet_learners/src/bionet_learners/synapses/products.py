@@ -153,7 +153,7 @@ def _of_convolution(settings, operand, shapes, out, trials) -> Form:
 
   def patches(x):
     # A convolution is a product of the patches: their traces are the kernel's.
-    found = jax.lax.conv_general_dilated_patches(
+    cut_out = jax.lax.conv_general_dilated_patches(
       jnp.transpose(x, numbers.lhs_spec),
       spatial,
       settings['window_strides'],
@@ -161,7 +161,7 @@ def _of_convolution(settings, operand, shapes, out, trials) -> Form:
       lhs_dilation=settings['lhs_dilation'],
       rhs_dilation=settings['rhs_dilation'],
     )
-    return jnp.moveaxis(found.reshape(out[result[0]], m, -1), 1, 2)
+    return jnp.moveaxis(cut_out.reshape(out[result[0]], m, -1), 1, 2)
 
   def output(x):
     axes = [0] * len(out)  # where each axis of the result comes from

@@ -65,8 +65,8 @@ class Line(NamedTuple):
     """The results of the operation on these operands."""
     # Some primitives hold jaxprs that must be functions again to be bound.
     settings = self.primitive.get_bind_params(self.settings)
-    made = self.primitive.bind(*values, **settings)
-    return list(made) if self.primitive.multiple_results else [made]
+    results = self.primitive.bind(*values, **settings)
+    return list(results) if self.primitive.multiple_results else [results]
 
 
 class Program(NamedTuple):

@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 
 from bionet_core import interfaces
-from bionet_learners.synapses import anatomy, credit, program, synapse
+from bionet_learners.synapses import anatomy, contacts, credit, program
 
 stop = jax.lax.stop_gradient
 
@@ -25,7 +25,8 @@ class Local(NamedTuple):
     inputs: of each traced synapse, a product's inputs `[B, G P, m]`; None for
       an elementwise one.
     drive: c: of each traced synapse and leaf, `[B, *shape]` of its variable.
-    decay: D: `{(to, from): [B, units]}` of the leaves of a group.
+    decay: D: `{(to, from): [B, units]}` of the leaves of a group, and of a sink
+      and the leaves that it hears; the units are those of `from`.
   """
 
   inputs: list[jax.Array | None]
@@ -61,7 +62,7 @@ def local_derivative(
   layout = structure.read.layout
   numbers = structure.numbers
   leaves = jax.tree.leaves(state)
-  kept = [leaf for leaf, group in enumerate(structure.groups) if group >= 0]
+  carriers = [leaf for leaf, group in enumerate(structure.groups) if group >= 0]
   by_line: dict[int, list[int]] = {}
   for number in traced:
     line = structure.synapses[number].line
@@ -71,7 +72,7 @@ def local_derivative(
   def run(nudges, floats):
     # Leaves without credit are data; their derivative is not even traced.
     full = [stop(x) for x in leaves]
-    for leaf, value in zip(kept, floats, strict=True):
+    for leaf, value in zip(carriers, floats, strict=True):
       full[leaf] = value
     known = dict(zip(numbers, [*learned, *fixed, *full, *outside], strict=True))
     received = {}
@@ -82,16 +83,16 @@ def local_derivative(
       if structure.read.mixes[at]:
         ins = [stop(x) for x in ins]
       outs = _nudged(layout.batch, line, ins, here, nudges)
-      for number, one in here.items():
-        if one.product is not None:
-          received[number] = one.product.data(ins[1 - one.operand])
+      for number, synapse in here.items():
+        if synapse.product is not None:
+          received[number] = synapse.product.data(ins[1 - synapse.operand])
       known.update(zip(line.outs, outs, strict=True))
     after = credit.values_of(known, layout.after)
     emission = credit.values_of(known, [layout.emission])[0]
-    return [after[leaf] for leaf in kept], (emission, after, received)
+    return [after[leaf] for leaf in carriers], (emission, after, received)
 
   nudges = _no_nudges(structure, traced)
-  floats = [leaves[leaf] for leaf in kept]
+  floats = [leaves[leaf] for leaf in carriers]
   # The leak replaces D, so that only the drive is to be differentiated.
   if leak is not None:
     new, pull, aux = jax.vjp(lambda n: run(n, floats), nudges, has_aux=True)
@@ -99,25 +100,24 @@ def local_derivative(
     new, pull, aux = jax.vjp(run, nudges, floats, has_aux=True)
   drive = [{} for _ in traced]
   decay: dict[tuple[int, int], jax.Array] = {}
-  # Groups never act on each other here, so that one backward pass serves a
-  # leaf of every group.
-  for to in _one_leaf_per_group(structure, kept):
+  for to in _passes(structure, carriers):
     along = [
       jnp.ones_like(x) if leaf in to else jnp.zeros_like(x)
-      for leaf, x in zip(kept, new, strict=True)
+      for leaf, x in zip(carriers, new, strict=True)
     ]
     by_nudge, *by_state = pull(along)
-    by_leaf = dict(zip(kept, by_state[0], strict=True)) if by_state else {}
+    by_leaf = dict(zip(carriers, by_state[0], strict=True)) if by_state else {}
     for leaf in to:
       for at, number in enumerate(traced):
         # Leaves that a synapse does not drive have a drive of zero.
         if leaf in structure.synapses[number].drives:
           drive[at][leaf] = by_nudge[number]
-      for other in structure.members(structure.groups[leaf]):
+      heard = structure.heard_by(leaf)
+      for other in (o for g in heard for o in structure.members(g)):
         if leak is None:
           d = by_leaf[other]
         else:
-          d = jnp.full_like(leaves[leaf], leak if other == leaf else 0)
+          d = jnp.full_like(leaves[other], leak if other == leaf else 0)
         decay[leaf, other] = d.reshape(d.shape[0], -1)
   emission, after, received = aux
   return (
@@ -131,12 +131,14 @@ def _no_nudges(structure, traced) -> dict[int, jax.Array]:
   """Zeros like the variables of the traced synapses."""
   zeros = {}
   for number in traced:
-    one = structure.synapses[number]
-    line = structure.read.body[one.line]
-    dtype = structure.read.steps.dtypes[line.ins[one.operand]]
-    if one.product is not None:
+    synapse = structure.synapses[number]
+    line = structure.read.body[synapse.line]
+    dtype = structure.read.steps.dtypes[line.ins[synapse.operand]]
+    if synapse.product is not None:
       dtype = structure.read.steps.dtypes[line.outs[0]]
-    zeros[number] = jnp.zeros((structure.read.layout.batch, *one.shape), dtype)
+    zeros[number] = jnp.zeros(
+      (structure.read.layout.batch, *synapse.shape), dtype
+    )
   return zeros
 
 
@@ -144,29 +146,29 @@ def _nudged(
   batch: int,
   line: program.Line,
   ins: list[jax.Array],
-  here: dict[int, synapse.Synapse],
+  here: dict[int, contacts.Synapse],
   nudges: dict[int, jax.Array],
 ) -> list[jax.Array]:
   """The results of a line with nudges on the variables of its synapses."""
   ins, inside = list(ins), {}
-  for number, one in here.items():
-    if one.product is not None:  # the only synapse of its line
+  for number, synapse in here.items():
+    if synapse.product is not None:  # the only synapse of its line
       outs = line.bind(ins)
-      outs[0] = stop(outs[0]) + one.product.output(nudges[number])
+      outs[0] = stop(outs[0]) + synapse.product.output(nudges[number])
       return outs
-    wide = (batch, *one.shape)
-    if line.name in synapse.OPAQUE and ins[one.operand].shape != wide:
-      inside[number] = one
+    wide = (batch, *synapse.shape)
+    if line.name in contacts.OPAQUE and ins[synapse.operand].shape != wide:
+      inside[number] = synapse
     else:
       # Per trial, so that the nudge's gradient is not summed over trials.
-      value = jnp.broadcast_to(ins[one.operand], wide)
-      ins[one.operand] = value + nudges[number]
+      value = jnp.broadcast_to(ins[synapse.operand], wide)
+      ins[synapse.operand] = value + nudges[number]
   outs = line.bind(ins)
-  for number, one in inside.items():
+  for number, synapse in inside.items():
     # The parameter is broadcast inside the line, where no nudge can reach it;
     # being elementwise, the line moves each result by its slope.
     slopes = credit.jvp(
-      line, ins, {one.operand: jnp.ones_like(ins[one.operand])}
+      line, ins, {synapse.operand: jnp.ones_like(ins[synapse.operand])}
     )
     outs = [
       x
@@ -177,10 +179,17 @@ def _nudged(
   return outs
 
 
-def _one_leaf_per_group(structure, kept) -> list[set[int]]:
-  """The leaves in sets that hold one of each group at most."""
+def _passes(structure, carriers) -> list[set[int]]:
+  """The leaves in sets that one backward pass serves.
+
+  Groups never act on each other here, so that a set holds one leaf of each; a
+  sink hears several groups, and what drives them may drive it, too.
+  """
+  sinks = structure.sinks
   ranks: dict[int, set[int]] = {}
-  for group in {structure.groups[leaf] for leaf in kept}:
+  for group in {
+    structure.groups[leaf] for leaf in carriers if leaf not in sinks
+  }:
     for rank, leaf in enumerate(structure.members(group)):
       ranks.setdefault(rank, set()).add(leaf)
-  return list(ranks.values())
+  return [*ranks.values(), *({leaf} for leaf in sinks)]

@@ -60,18 +60,13 @@ class Window(NamedTuple):
   Attributes:
     inputs: x, `[K, B, Q, m]` of a product's site; None otherwise.
     drive: c, per leaf of the site, `[K, B, Q, n]` or `[K, B, ...]`.
-    decay: D, `{(to, from): [K, B, units]}` of the leaves of a group.
+    decay: D, of the leaves of each site's group, by its number: entries are
+      `[K, B, units]`.
   """
 
   inputs: list[jax.Array | None]
   drive: list[unit_matrix.Vector]
-  decay: dict[tuple[int, int], jax.Array]
-
-  def matrix(self, leaves: tuple[int, ...]) -> unit_matrix.UnitMatrix:
-    """D of these leaves of a group."""
-    return unit_matrix.UnitMatrix.of(
-      lambda i, j: self.decay[leaves[i], leaves[j]], len(leaves)
-    )
+  decay: dict[int, unit_matrix.UnitMatrix]
 
 
 def traced(sites: list[placement.Site]) -> list[int]:
@@ -92,25 +87,39 @@ def of_sites(sites: list[placement.Site], local: slopes.Local) -> Window:
   inputs, drive = [], []
   for site in sites:
     at = numbers.index(site.number)
-    x, by_leaf = local.inputs[at], local.drive[at]
+    received, by_leaf = local.inputs[at], local.drive[at]
     # A site has traces of all variables of its units, and may drive only some.
     zero = jnp.zeros_like(next(iter(by_leaf.values())))
     c = [precise(by_leaf.get(leaf, zero)) for leaf in site.leaves]
     if site.synapse.product is not None:
-      c = [placement.take(one, site.columns) for one in c]
-    inputs.append(None if x is None else precise(x))
+      c = [placement.take(values, site.columns) for values in c]
+    c = [site.counts(leaf, x) for leaf, x in zip(site.leaves, c, strict=True)]
+    inputs.append(None if received is None else precise(received))
     drive.append(tuple(c))
   # Only these are stacked over a window.
-  kept = {leaf for site in sites for leaf in site.leaves}
-  decay = {
-    pair: precise(d) for pair, d in local.decay.items() if kept.issuperset(pair)
-  }
-  if (
-    decay
-  ):  # the matrices of a unit are multiplied: their entries have one type
-    dtype = jnp.result_type(*(d.dtype for d in decay.values()))
-    decay = {pair: d.astype(dtype) for pair, d in decay.items()}
+  decay = {site.group: _matrix(site, local) for site in sites}
   return Window(inputs, drive, decay)
+
+
+def _matrix(
+  site: placement.Site, local: slopes.Local
+) -> unit_matrix.UnitMatrix:
+  """D of the leaves of a site, unit by unit."""
+  leaves = site.leaves
+  entries = {}
+  for to in leaves:
+    for by in leaves:
+      if (to, by) in local.decay:
+        d = site.by_unit(by, local.decay[to, by])
+        entries[to, by] = d.astype(placement.precise(d.dtype))
+  # The matrices of a unit are multiplied: their entries have one type.
+  dtype = jnp.result_type(*entries.values())
+  zero = jnp.zeros_like(next(iter(entries.values())), dtype)
+  return unit_matrix.UnitMatrix.of(
+    # A sink acts on no other leaf.
+    lambda i, j: entries.get((leaves[i], leaves[j]), zero).astype(dtype),
+    len(leaves),
+  )
 
 
 def advance_all(
@@ -120,14 +129,14 @@ def advance_all(
 ) -> list[unit_matrix.Vector]:
   """All traces after a window, in the types that they are stored in."""
   matrices = {  # the sites of a group share its matrix
-    leaves: unit_matrix.suffix_products(window.matrix(leaves))
-    for leaves in sorted({site.leaves for site in sites})
+    group: unit_matrix.suffix_products(matrix)
+    for group, matrix in window.decay.items()
   }
   after = []
   for site, old, x, c in zip(
     sites, traces, window.inputs, window.drive, strict=True
   ):
-    total, suffix = (site.of_matrix(m) for m in matrices[site.leaves])
+    total, suffix = (site.of_matrix(m) for m in matrices[site.group])
     stored = zip(advance(old, x, c, total, suffix), old, strict=True)
     after.append(tuple(e.astype(before.dtype) for e, before in stored))
   return after
@@ -137,7 +146,7 @@ def add_past(
   sites: list[placement.Site],
   traces: list[unit_matrix.Vector],
   signal: interfaces.ArrayTree,
-  asked: jax.Array,
+  any_asked: jax.Array,
   sums: list[jax.Array],
 ) -> tuple[list[unit_matrix.Vector], list[jax.Array]]:
   """Adds what a signal credits to the past: `sum_b signal[b] e[b]`.
@@ -146,7 +155,7 @@ def add_past(
     sites: where traces are kept.
     traces: before the window.
     signal: dL/d state before the window.
-    asked: `[]`, whether the signal is not zero.
+    any_asked: `[]`, whether the signal is not zero.
     sums: as `sites.no_sums`.
 
   Returns:
@@ -154,7 +163,7 @@ def add_past(
     that reads them: it then comes before their update, which the compiler can
     make in place.
   """
-  kept, after = [], []
+  unchanged, after = [], []
   for site, traces_here, total in zip(sites, traces, sums, strict=True):
     along = placement.signals_of(site, signal)
     if site.synapse.product is None:
@@ -173,8 +182,8 @@ def add_past(
       # A loop without steps where nothing is asked: traces are large, and
       # a conditional would copy them.
       traces_here, total = jax.lax.fori_loop(
-        0, jnp.where(asked, batch, 0), of_trial, (traces_here, total)
+        0, jnp.where(any_asked, batch, 0), of_trial, (traces_here, total)
       )
-    kept.append(traces_here)
+    unchanged.append(traces_here)
     after.append(total)
-  return kept, after
+  return unchanged, after

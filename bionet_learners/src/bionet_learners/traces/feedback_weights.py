@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from bionet_core import interfaces, unroll
-from bionet_learners.traces import rule
+from bionet_learners.traces import placement, rule
 
 Feedback = Literal['symmetric', 'random', 'adaptive']
 
@@ -72,7 +72,7 @@ def teaching(
     taught = rule.exactly(loss)
 
   def signal(params, constants, rule_state, emission, targets, mask):
-    told, _, learned = taught.teach(
+    through_matrix, _, learned = taught.teach(
       cell._replace(penalty=None),
       params,
       constants,
@@ -82,7 +82,7 @@ def teaching(
 
     def scored(emission):
       return unroll.score_step(
-        told, loss, learned, constants, emission, targets, mask
+        through_matrix, loss, learned, constants, emission, targets, mask
       )[0]
 
     return jax.grad(scored)(emission)
@@ -105,7 +105,9 @@ def _draw(cell, params, constants, key, trials) -> jax.Array:
   slope = slope.reshape(slope.shape[0], -1)  # pixels and channels are units
   size = jnp.sqrt(jnp.mean(slope**2))
   size = jnp.where(size > 0, size, slope.shape[-1] ** -0.5)
-  return size * jax.random.normal(key, slope.shape, slope.dtype)
+  # Of one key the same weights, however coarse the cell computes.
+  drawn = jax.random.normal(key, slope.shape, placement.precise(slope.dtype))
+  return size * drawn.astype(slope.dtype)
 
 
 def through(cell: interfaces.Cell, matrix: jax.Array) -> interfaces.Cell:

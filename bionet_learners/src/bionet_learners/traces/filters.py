@@ -55,7 +55,7 @@ def advanced(
   after = []
   for at, (site, old) in enumerate(zip(sites, filters, strict=True)):
     x, drive = newest(step, at)
-    moved = site.of_matrix(step.matrix(site.leaves)) @ old.post
+    moved = site.of_matrix(step.decay[site.group]) @ old.post
     post = tuple(
       decay * p + (1 - decay) * c for p, c in zip(moved, drive, strict=True)
     )

@@ -68,11 +68,11 @@ def expect(
 ) -> Expectation:
   """The running mean after an estimate: it moves by `rate` towards its loss."""
   # Windows in which nothing is asked must not pull the expectation to 0.
-  asked = jnp.sum(jnp.mean(trials.mask, axis=1))
-  mean = estimate.loss / jnp.where(asked > 0, asked, 1)
+  weight = jnp.sum(jnp.mean(trials.mask, axis=1))
+  mean = estimate.loss / jnp.where(weight > 0, weight, 1)
   share = jnp.where(expected.seen > 0, rate, 1.0)
   moved = expected.loss + share * (mean - expected.loss)
-  heard = asked > 0
+  heard = weight > 0
   return Expectation(
     jnp.where(heard, moved, expected.loss).astype(expected.loss.dtype),
     jnp.where(heard, jnp.ones_like(expected.seen), expected.seen),

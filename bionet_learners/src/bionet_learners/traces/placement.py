@@ -12,8 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from bionet_core import interfaces
-from bionet_learners.synapses import anatomy, cut_step
-from bionet_learners.synapses import synapse as synapses
+from bionet_learners.synapses import anatomy, contacts, cut_step
 from bionet_learners.traces import unit_matrix
 
 
@@ -23,16 +22,24 @@ class Site(NamedTuple):
   Attributes:
     number: the synapse's.
     synapse: the synapse.
-    leaves: the leaves of the state that it has traces of.
+    group: the group's number.
+    leaves: the leaves of the state that it has traces of: variables of the
+      group's units, and sinks that hear them.
     columns: of a product: the outputs that drive them.
     units: the unit of each of these outputs, or of each parameter, flat.
+    sinks: `{leaf: [units]}`: the element of a sink that each unit reaches.
+    counted: `{leaf: bool, flat}`: of a sink, the variables whose own drive of
+      it counts here, and not at another site.
   """
 
   number: int
-  synapse: synapses.Synapse
+  synapse: contacts.Synapse
+  group: int
   leaves: tuple[int, ...]
   columns: np.ndarray
   units: np.ndarray
+  sinks: dict[int, np.ndarray]
+  counted: dict[int, np.ndarray]
 
   @property
   def shape(self) -> tuple[int, ...]:
@@ -47,6 +54,17 @@ class Site(NamedTuple):
     product = self.synapse.product
     assert product is not None, 'an elementwise synapse has no weights'
     return product.blocks, product.inputs, len(self.columns)
+
+  def by_unit(self, leaf: int, values: jax.Array) -> jax.Array:
+    """Values of a leaf `[..., elements]`, as `[..., units]` of the group."""
+    return take(values, self.sinks[leaf]) if leaf in self.sinks else values
+
+  def counts(self, leaf: int, drive: jax.Array) -> jax.Array:
+    """The part of a drive `[..., *shape]` of a leaf that counts here."""
+    counted = self.counted.get(leaf)
+    if counted is None or counted.all():
+      return drive
+    return jnp.where(counted.reshape(self.shape), drive, 0)
 
   def of_units(self, values: jax.Array) -> jax.Array:
     """Values of units `[..., units]`, as `[..., *shape]` of the variables."""
@@ -67,33 +85,77 @@ def sites_of(
     every_leaf: of all leaves of the state, those included that no later step
       feels.
   """
-  kept = structure.alive
+  felt = structure.alive
   if every_leaf:
-    kept = [leaf for leaf, group in enumerate(structure.groups) if group >= 0]
+    felt = [leaf for leaf, group in enumerate(structure.groups) if group >= 0]
   sites = []
   for number, synapse in enumerate(structure.synapses):
-    for group in structure.driven_by(number):
-      leaves = tuple(n for n in kept if structure.groups[n] == group)
-      driven = [synapse.drives[n] for n in leaves if n in synapse.drives]
-      # A gate that acts through another synapse drives no unit directly.
-      if not driven or np.max(driven) < 0:
-        continue
-      units = np.max(
-        [
-          synapse.drives[n]
-          for n in structure.members(group)
-          if n in synapse.drives
-        ],
-        axis=0,
-      )
-      columns = np.arange(0)
-      if synapse.product is not None:
-        # Of fused weights some columns may drive a unit and others only a gate:
-        # the others would have traces of zeros.
-        columns = np.flatnonzero(np.max(driven, axis=(0, 1)) >= 0)
-        units = units[:, columns]
-      sites.append(Site(number, synapse, leaves, columns, units.ravel()))
+    # What drives a sink counts once, with the first unit that reaches the same
+    # element; what comes by no unit makes a site of the sink alone.
+    left = {
+      leaf: synapse.drives[leaf] >= 0
+      for leaf in structure.sinks
+      if leaf in synapse.drives
+    }
+    sinks = {structure.groups[leaf] for leaf in structure.sinks}
+    driven = {structure.groups[leaf] for leaf in synapse.drives}
+    for group in [*sorted(driven - sinks), *sorted(driven & sinks)]:
+      site = _site(structure, number, group, felt, left)
+      if site is not None:
+        sites.append(site)
   return sites
+
+
+def _site(structure, number, group, felt, left) -> Site | None:
+  """The site of a synapse at a group; takes from `left` what counts there."""
+  synapse = structure.synapses[number]
+  sinks = {
+    leaf: heard[group]
+    for leaf, heard in structure.sinks.items()
+    if group in heard and leaf in felt
+  }
+  variables = [leaf for leaf in felt if structure.groups[leaf] == group]
+  units = np.max(
+    [
+      synapse.drives[leaf]
+      for leaf in structure.members(group)
+      if leaf in synapse.drives
+    ],
+    axis=0,
+  )
+  # A sink that is driven past all units is a group of one leaf, of its own.
+  counted = {leaf: left[leaf] for leaf in variables if leaf in left}
+  drives = [
+    counted.get(leaf, synapse.drives[leaf] >= 0)
+    for leaf in variables
+    if leaf in synapse.drives
+  ]
+  for leaf, elements in sinks.items():
+    if leaf in synapse.drives:
+      reached = np.where(units >= 0, elements[units], -1)
+      counted[leaf] = left[leaf] & (reached == synapse.drives[leaf])
+      left[leaf] = left[leaf] & ~counted[leaf]
+      drives.append(counted[leaf])
+  # A gate that acts through another synapse drives no unit directly.
+  if not np.any(drives):
+    return None
+  columns = np.arange(0)
+  if synapse.product is not None:
+    # Of fused weights some columns may drive a unit and others only a gate: the
+    # others would have traces of zeros.
+    columns = np.flatnonzero(np.any(drives, axis=(0, 1)))
+    units = units[:, columns]
+    counted = {leaf: mask[:, columns] for leaf, mask in counted.items()}
+  return Site(
+    number=number,
+    synapse=synapse,
+    group=group,
+    leaves=(*variables, *sinks),
+    columns=columns,
+    units=units.ravel(),
+    sinks=sinks,
+    counted={leaf: mask.ravel() for leaf, mask in counted.items()},
+  )
 
 
 def take(x: jax.Array, where: np.ndarray) -> jax.Array:
@@ -152,7 +214,7 @@ def signals_of(site: Site, signal: interfaces.ArrayTree) -> unit_matrix.Vector:
   """The gradient on the state as one on a site's variables, per leaf."""
   leaves = jax.tree.leaves(signal)
   return tuple(
-    site.of_units(leaves[n].reshape(leaves[n].shape[0], -1))
+    site.of_units(site.by_unit(n, leaves[n].reshape(leaves[n].shape[0], -1)))
     for n in site.leaves
   )
 

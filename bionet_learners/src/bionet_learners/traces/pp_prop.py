@@ -106,8 +106,8 @@ def pp_prop(
 
     def of_step(before, step):
       args = move(before, step)
-      asked = jnp.any(step.mask != 0)
-      return args[1], jax.lax.cond(asked, learn, lambda *_: zero, *args)
+      any_asked = jnp.any(step.mask != 0)
+      return args[1], jax.lax.cond(any_asked, learn, lambda *_: zero, *args)
 
     zero = windows.zeros_of(
       lambda step: learn(*move(memory, step)), windows.first_window(trials, 1)

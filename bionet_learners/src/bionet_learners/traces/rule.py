@@ -14,6 +14,7 @@ from bionet_learners.traces import windowed
 Execution = Literal['forward', 'reverse', 'auto']
 
 _SHORT = 100  # steps that 'auto' takes as one window
+_DTYPES = (jnp.float32, jnp.bfloat16, jnp.float16)
 
 
 class Teaching(NamedTuple):
@@ -150,11 +151,10 @@ def filtered(cell: interfaces.Cell, kappa: float) -> interfaces.Cell:
 
 
 def _check_filter(opened: windowed.Opened, kappa: float) -> None:
-  """Raises ValueError where no trace of a unit reaches the filter."""
+  """Raises ValueError where the filter hears what no trace of a unit holds."""
   structure = opened.transition.structure
   group = structure.groups[-1]  # the filter is the state's last leaf
-  alone = group < 0 or structure.members(group) == [len(structure.groups) - 1]
-  if alone and group in structure.hears:
+  if group in structure.hears:
     raise ValueError(
       f'kappa={kappa}: the emission hears the units through a product '
       f'({structure.hears[group]}), and the filter would lose their credit at '
@@ -175,18 +175,25 @@ def settings_of(window: int, trace_dtype: str, **more) -> windowed.Settings:
   """The settings of traces, checked.
 
   Raises:
-    ValueError: if the window has no step, or the type is not floating.
+    ValueError: if the window has no step, or the type is none that float32
+      can be added to: floating of 16 bits or more, and float64 in x64 alone.
   """
   windows.check_window(window)
   try:
-    dtype = jnp.dtype(trace_dtype)
+    dtype = jnp.dtype(trace_dtype or int)  # jnp.dtype(None) would be float64
   except TypeError:
     # Unknown names are refused with the same sentence as integers.
     dtype = jnp.dtype(int)
-  if not trace_dtype or not jnp.issubdtype(dtype, jnp.floating):
+  if dtype not in (*_DTYPES, jnp.float64):
+    names = ', '.join(kind.__name__ for kind in _DTYPES)
     raise ValueError(
-      f'trace_dtype={trace_dtype!r}: traces are floating, e.g. float32 or '
-      'bfloat16.'
+      f'trace_dtype={trace_dtype!r}: traces are floating, of {names}, or '
+      'float64 where JAX_ENABLE_X64 is set.'
+    )
+  if dtype == jnp.float64 and jnp.result_type(float) != jnp.float64:
+    raise ValueError(
+      f'trace_dtype={trace_dtype!r}: needs JAX_ENABLE_X64=1 in the '
+      'environment; without it choose float32.'
     )
   return windowed.Settings(window=window, trace_dtype=dtype, **more)
 

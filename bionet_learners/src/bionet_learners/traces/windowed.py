@@ -228,12 +228,14 @@ def forward(
 
   def of_window(carry, window):
     memory, sums = carry
-    asked = jnp.any(window.mask != 0)
+    any_asked = jnp.any(window.mask != 0)
     result, signal = jax.lax.cond(
-      asked, learn, lambda *_: nothing, memory.state, memory.steps, window
+      any_asked, learn, lambda *_: nothing, memory.state, memory.steps, window
     )
     # The signal is of the state before the window, and so are these traces.
-    traces, sums = advance.add_past(sites, memory.traces, signal, asked, sums)
+    traces, sums = advance.add_past(
+      sites, memory.traces, signal, any_asked, sums
+    )
 
     def move(state, data):
       step, inputs = data

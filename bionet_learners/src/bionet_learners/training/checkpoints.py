@@ -6,7 +6,8 @@ with the SHA-256 of each. It is written under another name and renamed when all
 of it is on the disk; it is renamed again before it is deleted. So a folder of
 that name is whole, whenever the process was killed; and one that the disk
 damaged since is known before Orbax reads it, which would load a flipped bit as
-it is.
+it is. Orbax saves no array without elements: of these `empty.json` has names,
+types and shapes.
 """
 
 import contextlib
@@ -18,7 +19,7 @@ import os
 import pathlib
 import re
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 
 import jax
 import jax.numpy as jnp
@@ -26,18 +27,20 @@ import numpy as np
 import orbax.checkpoint as ocp
 
 from bionet_core import interfaces
-from bionet_learners.training import files
+from bionet_learners.training import files, folders, keywords
 
 _DIGESTS = 'digests.json'
+_EMPTY = 'empty.json'
+_NAME = 'checkpoint_'  # then the step, as Python prints it
 _OWN_BYTES = 2**18  # about what a checkpoint takes beside its arrays
 _ROOT = 'state'  # Orbax saves no single array; it saves a dict of one
-_PARTIAL = '.partial'  # the suffix of what is being written, or deleted
 
 
 class CorruptCheckpointError(Exception):
   """A checkpoint's files are not what was written."""
 
 
+@keywords.answered(target='state', ckpt_dir='directory')
 def save_checkpoint(
   state: interfaces.ArrayTree, directory: str | os.PathLike[str], step: int
 ) -> pathlib.Path:
@@ -46,11 +49,12 @@ def save_checkpoint(
   Args:
     state: a tree of arrays, on one device or on the host.
     directory: made if it is not there.
-    step: what to call it; a checkpoint of that step is replaced.
+    step: what to call it, 0 or more; a checkpoint of that step is replaced.
 
   Raises:
     OSError: if it cannot be written; what was there before still is.
     TypeError: for a leaf that is no array; names it.
+    ValueError: for a step below 0.
   """
   for where, leaf in jax.tree.leaves_with_path(state):
     if not hasattr(leaf, 'dtype'):
@@ -58,24 +62,29 @@ def save_checkpoint(
       raise TypeError(
         f'a checkpoint holds arrays; {name} is a {type(leaf).__name__}.'
       )
-  path = pathlib.Path(directory).absolute() / f'checkpoint_{step}'
-  partial = path.with_name(path.name + _PARTIAL)
+  if int(step) != step or step < 0:  # `all_steps` would not find it
+    raise ValueError(f'step={step}: must be a whole number, 0 or more.')
+  path = _path(pathlib.Path(directory).absolute(), int(step))
+  arrays, empty = _without_empty(state)
   try:
     path.parent.mkdir(parents=True, exist_ok=True)
-    _clean(path.parent)
+    folders.clear(path.parent, _NAME)
     _check_room(path.parent, state)
-    with _quiet(), ocp.StandardCheckpointer() as checkpointer:
-      checkpointer.save(partial, {_ROOT: state})
-      checkpointer.wait_until_finished()
-    files.write_atomically(partial / _DIGESTS, json.dumps(_digests(partial)))
-    _replace(path, partial)
-    _sync_folder(path.parent)
+    with folders.draft(path) as draft:
+      new = draft / 'new'
+      with _quiet(), ocp.StandardCheckpointer() as checkpointer:
+        checkpointer.save(new, {_ROOT: arrays})
+        checkpointer.wait_until_finished()
+      if empty:
+        files.write_atomically(new / _EMPTY, json.dumps(empty))
+      files.write_atomically(new / _DIGESTS, json.dumps(_digests(new)))
+      folders.put(new, path)
   except (OSError, ValueError) as error:  # tensorstore's are ValueErrors
-    _clean(path.parent)
     raise OSError(f'{path} could not be written: {_short(error)}') from error
   return path
 
 
+@keywords.answered(target='template', state='template', ckpt_dir='path')
 def load_checkpoint(
   path: str | os.PathLike[str], template: interfaces.ArrayTree
 ) -> interfaces.ArrayTree:
@@ -89,20 +98,31 @@ def load_checkpoint(
     A tree like the template with the saved values.
 
   Raises:
-    FileNotFoundError: if there is none.
+    FileNotFoundError: if there is none, or another process deletes it.
     CorruptCheckpointError: if its files are not what was written.
     ValueError: if the saved tree, a shape or a dtype is not the template's; it
       names the first leaf that differs.
   """
   path = pathlib.Path(path).absolute()
-  if not path.is_dir():
-    raise FileNotFoundError(f'there is no checkpoint {path}.')
+  try:
+    return _load(path, template)
+  except Exception as error:
+    if path.is_dir():
+      raise
+    raise FileNotFoundError(f'there is no checkpoint {path}.') from error
+
+
+def _load(
+  path: pathlib.Path, template: interfaces.ArrayTree
+) -> interfaces.ArrayTree:
   verify(path)
   with ocp.StandardCheckpointer() as checkpointer:
     saved = checkpointer.metadata(path).item_metadata.tree[_ROOT]
-    check_like(saved, template, f'checkpoint {path}: ')
-    wanted = {_ROOT: jax.tree.map(_placed, template)}
-    return checkpointer.restore(path, wanted)[_ROOT]
+    leaves = {**_leaves(saved), **_read_empty(path)}
+    _check_leaves(leaves, _leaves(template), f'checkpoint {path}: ')
+    arrays, _ = _without_empty(template)
+    wanted = {_ROOT: jax.tree.map(_placed, arrays)}
+    return _with_empty(checkpointer.restore(path, wanted)[_ROOT], template)
 
 
 def verify(path: pathlib.Path) -> None:
@@ -137,7 +157,12 @@ def check_like(
     template: what they should be like.
     where: how the message begins.
   """
-  found, wanted = _leaves(tree), _leaves(template)
+  _check_leaves(_leaves(tree), _leaves(template), where)
+
+
+def _check_leaves(
+  found: dict[str, str], wanted: dict[str, str], where: str
+) -> None:
   for name in sorted(found.keys() | wanted.keys()):
     if found.get(name) != wanted.get(name):
       raise ValueError(
@@ -149,8 +174,8 @@ def check_like(
 def all_steps(directory: str | os.PathLike[str]) -> list[int]:
   """The steps of the checkpoints in a folder, ascending."""
   found = (
-    re.fullmatch(r'checkpoint_(\d+)', path.name)
-    for path in pathlib.Path(directory).glob('checkpoint_*')
+    re.fullmatch(_NAME + '(0|[1-9][0-9]*)', path.name)
+    for path in pathlib.Path(directory).glob(f'{_NAME}*')
     if path.is_dir()
   )
   return sorted(int(match[1]) for match in found if match)
@@ -175,74 +200,97 @@ def restore_latest(
     CorruptCheckpointError: if there are some, and all are damaged.
     ValueError: if one is not of the template.
   """
-  steps, damages = all_steps(directory), []
-  for step in reversed(steps):
-    path = pathlib.Path(directory) / f'checkpoint_{step}'
+  steps = all_steps(directory)[::-1]
+  while True:
+    try:
+      return restore_first(directory, steps, template, warn)
+    except FileNotFoundError:
+      # A run that goes on meanwhile deletes old ones where newer ones are.
+      before, steps = steps, all_steps(directory)[::-1]
+      if steps == before:
+        raise
+
+
+def restore_first(
+  directory: str | os.PathLike[str],
+  steps: Sequence[int],
+  template: Callable[[int], interfaces.ArrayTree],
+  warn: Callable[[str], None],
+) -> tuple[interfaces.ArrayTree, int] | None:
+  """As `restore_latest`, of the first of these steps whose checkpoint is whole.
+
+  Args:
+    directory: the folder of checkpoints.
+    steps: those of checkpoints in it, the most wanted first.
+    template: as there.
+    warn: as there.
+
+  Raises:
+    FileNotFoundError: if another process deletes one.
+    CorruptCheckpointError, ValueError: as there.
+  """
+  damages = []
+  for step in steps:
+    path = _path(directory, step)
     try:
       state = load_checkpoint(path, template(step))
     except CorruptCheckpointError as error:
       damages.append(error)
       continue
     for damage in damages:
-      warn(f'{damage} Falling back to the one before.')
+      warn(f'{damage} Falling back to {path.name}.')
     return state, step
   if steps:
     raise CorruptCheckpointError(
-      f'none of the checkpoints {steps} in {directory} is whole; delete that '
-      'folder to start over.'
+      f'none of the checkpoints {sorted(steps)} in {directory} is whole; '
+      'delete that folder to start over.'
     )
   return None
 
 
 def prune(
-  directory: str | os.PathLike[str], keep_last: int, keep: int | None = None
+  directory: str | os.PathLike[str], keep_last: int, keep: Iterable[int] = ()
 ) -> None:
   """Deletes all checkpoints but the last few, and one of any age.
+
+  A damaged checkpoint takes the place of none that is whole: it counts nowhere,
+  and is deleted where it is older than the last few. To know, those that stay
+  are read.
 
   Args:
     directory: the folder of checkpoints.
     keep_last: how many of the latest stay, at least 1.
-    keep: the step of one that stays too: the best.
+    keep: steps, of which the first whose checkpoint is whole stays, too: those
+      of the evaluations, best first.
 
   Raises:
     ValueError: if none would be kept.
   """
   if keep_last < 1:
     raise ValueError(f'keep_last={keep_last}: must be at least 1.')
-  for step in all_steps(directory)[:-keep_last]:
-    if step != keep:
-      _delete(pathlib.Path(directory) / f'checkpoint_{step}')
+  older, last = all_steps(directory), []
+  while older and len(last) < keep_last:
+    step = older.pop()
+    if _is_whole(directory, step):
+      last.append(step)
+  best = next(
+    (step for step in keep if step in last or _is_whole(directory, step)), None
+  )
+  for step in older:
+    if step != best:
+      folders.delete(_path(directory, step))
 
 
-def _clean(directory: pathlib.Path) -> None:
-  """Removes what a killed process left half written or half deleted."""
-  for path in directory.glob(f'checkpoint_*{_PARTIAL}*'):
-    shutil.rmtree(path, ignore_errors=True)
+def _path(directory: str | os.PathLike[str], step: int) -> pathlib.Path:
+  return pathlib.Path(directory) / f'{_NAME}{step}'
 
 
-def _delete(path: pathlib.Path) -> None:
-  aside = _aside(path)
-  os.rename(path, aside)  # at once; what follows may be cut short
-  shutil.rmtree(aside)
-
-
-def _replace(path: pathlib.Path, new: pathlib.Path) -> None:
-  """Renames a folder to a path; what was there stays if that fails."""
-  if not path.exists():
-    os.rename(new, path)
-    return
-  aside = _aside(path)
-  os.rename(path, aside)
+def _is_whole(directory: str | os.PathLike[str], step: int) -> bool:
   try:
-    os.rename(new, path)
-  except OSError:
-    os.rename(aside, path)
-    raise
-  shutil.rmtree(aside)
-
-
-def _aside(path: pathlib.Path) -> pathlib.Path:
-  return path.with_name(path.name + '.old' + _PARTIAL)
+    verify(_path(directory, step))
+  except CorruptCheckpointError:
+    return False
+  return True
 
 
 def _digests(path: pathlib.Path) -> dict[str, str]:
@@ -266,6 +314,34 @@ def _leaves(tree: interfaces.ArrayTree) -> dict[str, str]:
   }
 
 
+def _without_empty(
+  tree: interfaces.ArrayTree,
+) -> tuple[interfaces.ArrayTree, dict[str, str]]:
+  """A tree with None for its arrays without elements, and these by name."""
+  arrays = jax.tree.map(lambda leaf: leaf if leaf.size else None, tree)
+  names = _leaves(tree).items() - _leaves(arrays).items()
+  return arrays, dict(sorted(names))
+
+
+def _with_empty(
+  arrays: interfaces.ArrayTree, template: interfaces.ArrayTree
+) -> interfaces.ArrayTree:
+  """A tree with the template's arrays without elements where they belong."""
+
+  def with_empty(leaf, array):
+    if leaf.size:
+      return array
+    # Compiled, for nothing may be moved to the device in a loop's restart.
+    return jax.jit(lambda: jax.lax.full(leaf.shape, 0, leaf.dtype))()
+
+  return jax.tree.map(with_empty, template, arrays)
+
+
+def _read_empty(path: pathlib.Path) -> dict[str, str]:
+  file = path / _EMPTY
+  return json.loads(file.read_text(encoding='utf-8')) if file.exists() else {}
+
+
 def _placed(leaf) -> jax.ShapeDtypeStruct:
   """A leaf of a template, to be restored to this machine's first device."""
   device = jax.local_devices()[0]
@@ -278,14 +354,6 @@ def _describe(leaf) -> str:
   if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
     leaf = jax.eval_shape(jax.random.key_data, leaf)
   return f'{np.dtype(leaf.dtype)}{list(leaf.shape)}'
-
-
-def _sync_folder(path: pathlib.Path) -> None:
-  descriptor = os.open(path, os.O_RDONLY)
-  try:
-    os.fsync(descriptor)
-  finally:
-    os.close(descriptor)
 
 
 def _check_room(folder: pathlib.Path, state: interfaces.ArrayTree) -> None:

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Epochs of batches with a training step of your own."""
 
+import contextlib
 import itertools
 import json
 import os
@@ -18,6 +19,8 @@ from bionet_core import interfaces
 from bionet_learners.training import (
   checkpoints,
   files,
+  folders,
+  keywords,
   metrics,
   ranges,
   stopping,
@@ -31,6 +34,14 @@ StepFn = Callable[[Any, Any, jax.Array], tuple[Any, Any]]
 Batches = Callable[[], Iterable[Any]] | Iterable[Any]
 
 
+@keywords.answered(
+  data='data_iterator_fn',
+  epochs='num_epochs',
+  steps_per_epoch='num_batches',
+  validation_data='val_data_iterator_fn',
+  validation_steps='val_num_batches',
+  workdir='checkpoint_dir',
+)
 def train_loop(
   state: State,
   train_step_fn: StepFn,
@@ -55,7 +66,8 @@ def train_loop(
   With a `checkpoint_dir`, a call with the same arguments goes on from the last
   checkpoint there and ends, bit for bit on a CPU, where it would have ended
   uninterrupted. For that, batch i must be the same in every call: the batches
-  consumed are skipped, and step i draws from `fold_in(rng_key, i)`.
+  consumed are skipped, and step i draws from `fold_in(rng_key, i)`. One process
+  at a time trains in a folder.
 
   Args:
     state: any tree of arrays, e.g. a `TrainState`.
@@ -90,8 +102,10 @@ def train_loop(
 
   Raises:
     FloatingPointError: if a metric is NaN or infinite; names the batch.
-    ValueError: for settings that cannot be, or a checkpoint_dir of other ones.
-    TypeError: for data that can be iterated over only once.
+    ValueError: for settings that cannot be, or a checkpoint_dir of other ones,
+      or one where another process trains.
+    TypeError: for data that can be iterated over only once, or for an unknown
+      keyword; says which is meant.
   """
   _check_counts(
     num_epochs=num_epochs,
@@ -118,74 +132,90 @@ def train_loop(
   for data in (data_iterator_fn, val_data_iterator_fn):
     _check_begins_anew(data)
   total = num_epochs * num_batches
-  folder, first = None, 0
-  if checkpoint_dir is not None:
-    folder = pathlib.Path(checkpoint_dir)
-    folder.mkdir(parents=True, exist_ok=True)
-    _check_same_run(folder, rng_key, num_batches)
-    state, first = _restored(folder, state, total)
-  # fold_in takes 32 bits, and no run has that many batches.
-  val_key = _fold_in(rng_key, 2**32 - 1)
-  batches = _endless(data_iterator_fn)
-  for _ in range(first):
-    next(batches)
-  writer = writers.MetricsWriter(folder, first) if folder else None
-  rows: list[writers.Row] = writer.rows if writer else []
+  with contextlib.ExitStack() as stack:
+    folder, first = None, 0
+    if checkpoint_dir is not None:
+      folder = pathlib.Path(checkpoint_dir)
+      folder.mkdir(parents=True, exist_ok=True)
+      stack.enter_context(_alone_in(folder))
+      _check_same_run(folder, rng_key, num_batches)
+      state, first = _restored(folder, state, total)
+    # fold_in takes 32 bits, and no run has that many batches.
+    val_key = _fold_in(rng_key, 2**32 - 1)
+    batches = _endless(data_iterator_fn)
+    for _ in range(first):
+      next(batches)
+    writer = None
+    if folder is not None:
+      writer = stack.enter_context(writers.MetricsWriter(folder, first))
+    rows: list[writers.Row] = writer.rows if writer else []
 
-  def record(update, split, values):
-    if writer:
-      writer.write(update, split, values)
-    else:
-      rows.append(writers.make_row(update, split, values))
-    bar.set_postfix_str(metrics.format_metrics(values))
-
-  def advance(state, begin, end):
-    parts = []
-    for i in range(begin, end):
-      batch = next(batches)
-      state, values = train_step_fn(state, batch, _fold_in(rng_key, i))
-      parts.append(_weighed(values, batch))
-      bar.update()
-    return state, parts
-
-  evaluate = save = None
-  if val_step_fn is not None and val_data_iterator_fn is not None:
-    evaluate = _validation(
-      val_step_fn, val_data_iterator_fn, val_num_batches, val_key
-    )
-  if folder is not None:
-    save = _saving(
-      folder, rows, keep_last, early_stopping if keep_best else None
-    )
-  with tqdm.tqdm(
-    total=total,
-    initial=first,
-    unit='batch',
-    disable=not (show_progress and sys.stderr.isatty()),
-  ) as bar:
-    try:
-      state, _ = ranges.train_ranges(
-        state,
-        advance,
-        num_updates=total,
-        intervals=ranges.Intervals(
-          log=num_batches,
-          evaluate=num_batches if val_step_fn else 0,
-          checkpoint=checkpoint_every * num_batches if folder else 0,
-        ),
-        record=record,
-        rows=rows,
-        first=first,
-        evaluate=evaluate,
-        save=save,
-        early_stopping=early_stopping,
-        keep_best=keep_best,
-        interrupted=interrupted or (lambda: False),
-      )
-    finally:
+    def record(update, split, values):
       if writer:
-        writer.close()
+        writer.write(update, split, values)
+      else:
+        rows.append(writers.make_row(update, split, values))
+      bar.set_postfix_str(metrics.format_metrics(values))
+
+    def advance(state, begin, end):
+      parts = []
+      for i in range(begin, end):
+        batch = next(batches)
+        state, values = train_step_fn(state, batch, _fold_in(rng_key, i))
+        parts.append(_weighed(values, batch))
+        bar.update()
+      return state, parts
+
+    evaluate = save = None
+    if val_step_fn is not None and val_data_iterator_fn is not None:
+      evaluate = _validation(
+        val_step_fn, val_data_iterator_fn, val_num_batches, val_key
+      )
+    if folder is not None:
+      save = _saving(
+        folder, rows, keep_last, early_stopping if keep_best else None
+      )
+    bar = stack.enter_context(
+      tqdm.tqdm(
+        total=total,
+        initial=first,
+        unit='batch',
+        disable=not (show_progress and sys.stderr.isatty()),
+      )
+    )
+    state, _ = ranges.train_ranges(
+      state,
+      advance,
+      num_updates=total,
+      intervals=ranges.Intervals(
+        log=num_batches,
+        evaluate=num_batches if val_step_fn else 0,
+        checkpoint=checkpoint_every * num_batches if folder else 0,
+      ),
+      record=record,
+      rows=rows,
+      first=first,
+      evaluate=evaluate,
+      save=save,
+      early_stopping=early_stopping,
+      keep_best=keep_best,
+      interrupted=interrupted or (lambda: False),
+    )
   return state, _history(rows)
+
+
+@contextlib.contextmanager
+def _alone_in(folder: pathlib.Path) -> Iterator[None]:
+  """Inside, no other process trains in the folder."""
+  with contextlib.ExitStack() as stack:
+    try:
+      stack.enter_context(folders.locked(folder))
+    except BlockingIOError as error:
+      raise ValueError(
+        f'checkpoint_dir={folder}: another process trains there now; choose '
+        'another folder, or wait for its end.'
+      ) from error
+    yield
 
 
 def _validation(step_fn, data, num_batches, key):
@@ -207,7 +237,7 @@ def _saving(folder, rows, keep_last, by: stopping.EarlyStopping | None):
 
   def save(state, update):
     checkpoints.save_checkpoint(state, folder, update)
-    best = ranges.best_update(rows, by) if by is not None else None
+    best = ranges.best_updates(rows, by) if by is not None else ()
     checkpoints.prune(folder, keep_last, best)
 
   return save

@@ -9,8 +9,14 @@ import jax.numpy as jnp
 import tqdm
 
 from bionet_learners import base
+from bionet_learners.training import (
+  keywords,
+  metrics,
+  ranges,
+  scoring,
+  writers,
+)
 from bionet_learners.training import learner as learners
-from bionet_learners.training import metrics, ranges, scoring, writers
 
 _RUN = 0x72756E  # what the keys of a run are folded with: 'run'
 _ROWS = 20  # about how many rows of a training run are recorded
@@ -46,6 +52,7 @@ def run_keys(seed: int) -> RunKeys:
   return RunKeys(*jax.random.split(root, len(RunKeys._fields)))
 
 
+@keywords.answered(num_steps='num_updates')
 def train(
   learner: base.Learner,
   task: scoring.Task,

@@ -159,13 +159,13 @@ def evaluations(rows: Iterable[writers.Row], metric: str) -> list[float]:
   return [row[metric] for row in evaluated]
 
 
-def best_update(
+def best_updates(
   rows: Sequence[writers.Row], early_stopping: stopping.EarlyStopping
-) -> int | None:
-  """The updates behind the best evaluation among rows; None without any."""
+) -> list[int]:
+  """The updates behind each evaluation among rows, the best first."""
   evaluated = [row for row in rows if row['split'] == 'eval']
-  best = early_stopping.best(evaluations(rows, early_stopping.metric))
-  return evaluated[best]['step'] if evaluated else None
+  values = evaluations(rows, early_stopping.metric)
+  return [evaluated[i]['step'] for i in early_stopping.ranked(values)]
 
 
 def check_finite(values: dict[str, float], where: str) -> None:

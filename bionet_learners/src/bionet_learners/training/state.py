@@ -11,6 +11,16 @@ import jax.numpy as jnp
 import optax
 
 from bionet_core import interfaces
+from bionet_learners.training import keywords
+
+# What fields of a state are called elsewhere.
+_ELSEWHERE = {
+  'batch_stats': 'network_state',  # Flax
+  'state': 'network_state',  # Haiku
+  'optimizer': 'tx',
+  'rng': 'key',
+  'rng_key': 'key',
+}
 
 
 @jax.tree_util.register_dataclass
@@ -44,6 +54,7 @@ class TrainState:
   )
 
   @classmethod
+  @keywords.answered(**_ELSEWHERE)
   def create(
     cls,
     apply_fn: Callable[..., Any],
@@ -60,6 +71,9 @@ class TrainState:
       tx: the optimizer.
       network_state: initial Haiku state, if the network has one.
       key: the root of draws, if the steps draw from it.
+
+    Raises:
+      TypeError: for another keyword; says which is meant.
     """
     return cls(
       params=params,
@@ -71,6 +85,7 @@ class TrainState:
       tx=tx,
     )
 
+  @keywords.answered(gradients='grads')
   def apply_gradients(self, grads: interfaces.ArrayTree) -> 'TrainState':
     """One step of the optimizer against the gradients.
 
@@ -86,5 +101,11 @@ class TrainState:
     )
 
   def replace(self, **changes: Any) -> 'TrainState':
-    """A copy with other fields, e.g. `replace(network_state=statistics)`."""
+    """A copy with other fields, e.g. `replace(network_state=statistics)`.
+
+    Raises:
+      TypeError: for what is no field; says which is meant.
+    """
+    fields = [field.name for field in dataclasses.fields(self)]
+    keywords.check('TrainState.replace', changes, fields, _ELSEWHERE)
     return dataclasses.replace(self, **changes)

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """When to stop early, and which evaluation was the best."""
 
+import math
 from collections.abc import Sequence
 from typing import Literal, NamedTuple
 
@@ -42,15 +43,29 @@ class EarlyStopping(NamedTuple):
     return self
 
   def best(self, values: Sequence[float]) -> int:
-    """The number of the last value that improved; -1 for no values."""
-    sign = 1 if self.mode == 'max' else -1
+    """The number of the last value that improved; -1 for none. NaN does not."""
     best = -1
-    for i, value in enumerate(values):
-      if best < 0 or sign * (value - values[best]) > self.min_delta:
+    for i in _numbers(values):
+      if best < 0 or self._sign * (values[i] - values[best]) > self.min_delta:
         best = i
     return best
+
+  def ranked(self, values: Sequence[float]) -> list[int]:
+    """The numbers of the values but NaN: `best`, then the others by value."""
+    best = self.best(values)
+    return sorted(
+      _numbers(values), key=lambda i: (i != best, -self._sign * values[i])
+    )
 
   def stop(self, values: Sequence[float]) -> bool:
     """Whether patience is at an end after these values."""
     waited = len(values) - 1 - self.best(values)
     return bool(self.patience) and waited >= self.patience
+
+  @property
+  def _sign(self) -> int:
+    return 1 if self.mode == 'max' else -1
+
+
+def _numbers(values: Sequence[float]) -> list[int]:
+  return [i for i, value in enumerate(values) if not math.isnan(value)]

@@ -14,6 +14,18 @@ from bionet_tasks import base
 PATTERNS = 'most_frequent_patterns'
 """What the task calls the ten most frequent patterns, with their shares."""
 
+_MEASURES = {
+  'loss': base.Measure('bits', 'minus the utility that is descended'),
+  'utility': base.Measure('bits', 'S_pat - S_rep of fates that are 0 or 1'),
+  's_pat': base.Measure('bits', 'entropy of the pooled fates'),
+  's_rep': base.Measure('bits', 'entropy of the patterns, a cell'),
+  'soft_utility': base.Measure('bits', 'the utility of graded fates'),
+  'soft_s_pat': base.Measure('bits', 's_pat of graded fates'),
+  'soft_s_rep': base.Measure('bits', 's_rep of graded fates'),
+  'mean_fate': base.Measure('', 'share of the fates that are 1'),
+  'distinct_patterns': base.Measure('', 'patterns that came out, a count'),
+}
+
 _REFINED = {'held_out': 1, 'half_dt': 2, 'quarter_dt': 4}
 
 
@@ -211,6 +223,7 @@ def cell_fate(
       chance={'utility': information.chance(num_cells, num_held_out)},
       ceiling={'utility': information.ceiling(num_cells)},
       loss_kind='population',
+      measures=_MEASURES,
     ),
     sample=sample,
     evaluations={
@@ -219,16 +232,24 @@ def cell_fate(
       )
       for name, refined in _REFINED.items()
     },
-    loss=_step_loss(utilities[loss], num_groups, refinements),
+    loss=_step_loss(
+      utilities[loss],
+      num_groups,
+      refinements,
+      prefix='' if loss == 'hard' else 'soft_',
+    ),
     metrics=metrics,
     describe=describe,
   )
 
 
 def _step_loss(
-  utility, num_groups: int, refinements: int
+  utility, num_groups: int, refinements: int, prefix: str
 ) -> interfaces.StepLoss:
-  """Minus the utility: of the worst refinement, the mean over its groups."""
+  """Minus the utility: of the worst refinement, the mean over its groups.
+
+  Its metrics are the utility and its parts, their names behind a prefix.
+  """
 
   def loss(outputs, targets, mask):
     num_replicates = outputs.shape[0]
@@ -247,7 +268,8 @@ def _step_loss(
     found = jax.tree.map(lambda x: jnp.mean(x, axis=1), judge(groups, weights))
     worst = jnp.argmin(found.utility)
     found = jax.tree.map(lambda x: x[worst] * weight, found)
-    return -found.utility, found._asdict()
+    parts = {prefix + name: value for name, value in found._asdict().items()}
+    return -found.utility, parts
 
   return loss
 

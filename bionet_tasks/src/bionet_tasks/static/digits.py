@@ -56,6 +56,7 @@ def digits(*, split: int = 0) -> base.Task:
       chance={'accuracy': float(shares.max())},
       ceiling={'accuracy': 1.0},
       num_data=num_data,
+      measures=base.CROSS_ENTROPY,
     ),
     sample=sample,
     evaluations={'held_out': base.Evaluation(_NUM_TEST, sample_held_out)},

@@ -86,6 +86,7 @@ def prototypes(
       chance={'accuracy': 1 / num_prototypes},
       ceiling={'accuracy': ceiling},
       num_data=num_data,
+      measures=base.CROSS_ENTROPY,
     ),
     sample=sample,
     evaluations={'held_out': base.Evaluation(num_held_out, sample_held_out)},

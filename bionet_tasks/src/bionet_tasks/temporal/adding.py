@@ -66,6 +66,7 @@ def adding(
       metric='mse',
       chance={'mse': 1 / 6, 'loss': 1 / 6},
       ceiling={'mse': 0.0, 'loss': 0.0},
+      measures=base.SQUARED_ERROR,
     ),
     sample=sample,
     evaluations={'held_out': base.held_out(sample, num_held_out)},

@@ -67,6 +67,7 @@ def copying(
       metric='accuracy',
       chance={'accuracy': 1 / _ALPHABET, 'loss': math.log(_ALPHABET)},
       ceiling={'accuracy': 1.0, 'loss': 0.0},
+      measures=base.CROSS_ENTROPY,
     ),
     sample=sample,
     evaluations={'held_out': base.held_out(sample, num_held_out)},

@@ -194,6 +194,7 @@ def _decision(
       metric='accuracy',
       chance={'accuracy': 0.5, 'loss': math.log(2)},
       ceiling={'accuracy': 1.0, 'loss': 0.0},
+      measures=base.CROSS_ENTROPY,
     ),
     sample=sample,
     evaluations={'held_out': base.held_out(sample, num_held_out)},

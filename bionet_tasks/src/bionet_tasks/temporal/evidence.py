@@ -149,15 +149,28 @@ def evidence_accumulation(
       metric='accuracy',
       chance={'accuracy': 0.5, 'loss': math.log(2)},
       ceiling={'accuracy': 1.0, 'loss': 0.0},
+      measures={
+        **base.CROSS_ENTROPY,
+        'accuracy': base.Measure(
+          '', 'share of the trials decided right, by the sum over the recall'
+        ),
+        'step_accuracy': base.CROSS_ENTROPY['accuracy'],
+      },
     ),
     sample=sample,
     evaluations={
       'held_out': base.held_out(sample, num_held_out),
       'narrow': base.held_out(sample_narrow, num_held_out),
     },
-    loss=base.cross_entropy,
+    loss=_step_loss,
     metrics=metrics,
   )
+
+
+def _step_loss(outputs, targets, mask):
+  """The cross-entropy of a step; its hits are no decisions of whole trials."""
+  loss, hits = base.cross_entropy(outputs, targets, mask)
+  return loss, {'step_accuracy': hits['accuracy']}
 
 
 def majority_of_last(

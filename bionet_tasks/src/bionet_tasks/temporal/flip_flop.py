@@ -75,6 +75,7 @@ def flip_flop(
       metric='mse',
       chance={'mse': 1.0, 'loss': 1.0},
       ceiling={'mse': 0.0, 'loss': 0.0},
+      measures=base.SQUARED_ERROR,
     ),
     sample=sample,
     evaluations={'held_out': base.held_out(sample, num_held_out)},

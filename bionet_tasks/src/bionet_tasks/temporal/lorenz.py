@@ -156,6 +156,12 @@ def lorenz(
       metric='nrmse',
       chance={'nrmse': 1.0, 'loss': 1.0},
       ceiling={'nrmse': 0.0, 'loss': 0.0},
+      measures={
+        **base.SQUARED_ERROR,
+        'nrmse': base.Measure(
+          '', 'root of the mse, over the standard deviation of the targets'
+        ),
+      },
     ),
     sample=sample_stream if stream else sample,
     evaluations={'held_out': base.Evaluation(num_held_out, judged)},

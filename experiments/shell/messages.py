@@ -1,0 +1,34 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What an error says to a user: one sentence, without its traceback."""
+
+import difflib
+from collections.abc import Collection, Iterable
+
+
+def text(error: BaseException) -> str:
+  """The sentence of an error."""
+  if isinstance(error, OSError) and error.strerror and error.filename:
+    return f'{error.filename}: {error.strerror}'
+  first = error.args[0] if len(error.args) == 1 else None
+  if isinstance(first, KeyError):  # ml_collections raises AttributeError of it
+    return text(first)
+  # str() of a KeyError is the repr of its argument, newlines escaped.
+  said = str(first or error) or type(error).__name__
+  key, *hint = said.split('\n')
+  if isinstance(error, KeyError) and ' ' not in key:  # nothing but the key
+    if not key.startswith("'"):  # a dict's; ml_collections quotes its own
+      return f'there is no key {key!r}.'
+    return ' '.join([f'the config has no key {key}.', *hint])
+  return said
+
+
+def near(word: str, known: Iterable[str]) -> str:
+  """A suggestion for a misspelt word, or nothing."""
+  matches = difflib.get_close_matches(word, list(known), n=1)
+  return f' Did you mean {matches[0]!r}?' if matches else ''
+
+
+def no_key(section: str, key: str, known: Collection[str]) -> str:
+  """The sentence for a key that a section of a config lacks."""
+  there = f'are: {", ".join(known)}.' if known else 'is none.'
+  return f'{section} has no key {key!r}.{near(key, known)} There {there}'
