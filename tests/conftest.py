@@ -10,15 +10,24 @@ other. It begins empty, or with what is in the folder that the environment names
 as BIONET_TEST_CACHE, which also keeps what is new: for several runs in a row.
 
 For the same reason programs are hardly optimized, by these processes and those
-that tests start: compiling takes two thirds of the time then. To test them as
+that tests start: compiling takes a third of the time then. To test them as
 users run them, set the environment's JAX_DISABLE_MOST_OPTIMIZATIONS to 0.
+
+A program takes a megabyte even if its arrays take a few bytes. After the tests
+of a file that compiled many, all are forgotten, so that a worker stays small.
 """
 
 import contextlib
+import ctypes
+import gc
 import os
 import pathlib
 
-os.environ.setdefault('JAX_DISABLE_MOST_OPTIMIZATIONS', '1')
+if os.environ.setdefault('JAX_DISABLE_MOST_OPTIMIZATIONS', '1') == '1':
+  # Of XLA's two code generators for CPUs, the one that compiles sooner.
+  os.environ['XLA_FLAGS'] = ' '.join(
+    [os.environ.get('XLA_FLAGS', ''), '--xla_cpu_use_fusion_emitters=false']
+  )
 
 import jax
 import pytest
@@ -32,6 +41,9 @@ except ImportError:  # tests/core runs where bionet_core alone is installed
   pass
 else:
   flags.FLAGS.mark_as_parsed()
+
+
+_MAX_PROGRAMS = 300
 
 
 @pytest.fixture(scope='session')
@@ -55,7 +67,7 @@ def compiled(tmp_path_factory):
   return folder
 
 
-@pytest.fixture(autouse=True)
+@pytest.fixture(scope='module', autouse=True)
 def exchanged(compiled, of_all_workers):
   """Programs that other workers have compiled by now, and back."""
   kept = os.environ.get('BIONET_TEST_CACHE')
@@ -64,6 +76,32 @@ def exchanged(compiled, of_all_workers):
   _link(shared, compiled)
   yield
   _link(compiled, shared)
+
+
+@pytest.fixture(scope='session')
+def programs():
+  """The programs that this process holds, counted: `[number]`."""
+  count = [0]
+
+  def counted(event, duration, **kwargs):
+    del duration, kwargs
+    count[0] += event == '/jax/core/compile/backend_compile_duration'
+
+  jax.monitoring.register_event_duration_secs_listener(counted)
+  gc.freeze()  # what was imported stays: no collection need look at it
+  return count
+
+
+@pytest.fixture(scope='module', autouse=True)
+def forgotten(programs):
+  """No more than some hundred programs from before the file's tests."""
+  yield
+  if programs[0] > _MAX_PROGRAMS:
+    programs[0] = 0
+    jax.clear_caches()
+    gc.collect()
+    if hasattr(ctypes.CDLL(None), 'malloc_trim'):  # else they stay reserved
+      ctypes.CDLL(None).malloc_trim(0)
 
 
 def _link(source: pathlib.Path, target: pathlib.Path) -> None:
