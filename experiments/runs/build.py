@@ -40,7 +40,7 @@ def build(config: ml_collections.ConfigDict) -> records.Run:
   configs = sections.stage_configs(config)
   stage_tasks = []
   for stage_config in configs:
-    checks.check_numbers(stage_config)
+    checks.check_values(stage_config)
     parallel.check(stage_config.devices, stage_config.batch_size)
     stage_tasks.append(factories.make_task(stage_config))
   # Learning rates are scheduled over the whole run, so its length comes first.

@@ -14,12 +14,15 @@ from bionet_learners import testing
 from bionet_learners.training import checkpoints, notebook, stopping
 from bionet_tasks import base as tasks
 from experiments.runs import records, sections
+from experiments.shell import paths
 
 _MAX_CREDIT_TRIALS = 4
 
 
-def check_numbers(config: ml_collections.ConfigDict) -> None:
-  """Raises ValueError for a number of a config that cannot be."""
+def check_values(config: ml_collections.ConfigDict) -> None:
+  """Raises ValueError for a number or a path of a config that cannot be."""
+  if config.init_from:
+    paths.local('init_from', config.init_from)
   for name in ('batch_size', 'log_every', 'eval_every', 'keep_last'):
     if config[name] < 1:
       raise ValueError(f'{name}={config[name]}: must be at least 1.')

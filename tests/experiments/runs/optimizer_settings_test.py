@@ -239,6 +239,26 @@ def test_the_noise_of_an_optimizer_follows_from_its_key():
   assert states[0] == states[1] != states[2]
 
 
+@pytest.mark.parametrize(
+  ('changes', 'words'),
+  [
+    ({'mu_dtype': 'bfloat17'}, r"^optimizer.mu_dtype='bfloat17': must be a"),
+    ({'mu_dtype': 'int8'}, r"^optimizer.mu_dtype='int8': must be a type"),
+    ({'rate_factors': {'to3': 0.1}}, r"rate_factors.to3=0.1: .* 'to[12]'\?"),
+    ({'rate_factors': {'to1': -1.0}}, r'^optimizer.rate_factors.to1=-1.0: mu'),
+    ({'name': 'rprop', 'schedule': 'linear'}, r"'rprop' has one rate"),
+    ({'name': 'sm3', 'warmup': 1}, r'optimizer.warmup=1: .*one rate'),
+    ({'name': 'adam', 'b3': 0.1}, r"optimizer.b3=0.1: 'adam' has no .* b1, b2"),
+    ({'name': 'noisy_sgd', 'key': 3}, r"optimizer.key=3: 'noisy_sgd' has no"),
+  ],
+)
+def test_what_cannot_be_is_refused(changes, words):
+  """Truth: the words, behind the key."""
+  settings = section(name=changes.get('name', 'adam'))
+  with pytest.raises((KeyError, TypeError, ValueError), match=words):
+    optimizers.make_optimizer({**settings, **changes}, 4, PARAMS, 1, KEY)
+
+
 def test_a_run_hands_in_the_key_of_its_optimizer():
   """Truth: optax warns where it has none, and a warning is an error here."""
   config = copying.get_config('smoke')

@@ -183,21 +183,9 @@ TRAIN = {
     [COPYING, '--config.optimizer.mu_dtype=bfloat17'],
     ["optimizer.mu_dtype='bfloat17': must be a type such as 'bfloat16'"],
   ),
-  'a type of whole numbers': (
-    [COPYING, '--config.optimizer.mu_dtype=int8'],
-    ["optimizer.mu_dtype='int8': must be a type such as 'bfloat16'"],
-  ),
   'the rate of a module that is not there': (
     [COPYING, '--config.optimizer.rate_factors.grru=.1'],
     ['optimizer.rate_factors.grru=0.1: ', "'gru'?", 'gru, linear'],
-  ),
-  'the same in a mapping': (
-    [COPYING, '--config.optimizer.rate_factors={"grru": 0.1}'],
-    ['optimizer.rate_factors.grru=0.1: ', "'gru'?"],
-  ),
-  'a negative rate of a module': (
-    [COPYING, '--config.optimizer.rate_factors.gru=-1.'],
-    ['optimizer.rate_factors.gru=-1.0: must be 0 or more'],
   ),
   'a schedule of a constant rate': (
     [
