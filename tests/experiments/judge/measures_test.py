@@ -4,6 +4,8 @@
 Truth: the metrics themselves, which are only traced here; words by hand.
 """
 
+import pathlib
+
 import jax
 import jax.numpy as jnp
 import pytest
@@ -16,6 +18,9 @@ from experiments.figures import learning_curve
 from experiments.judge import measures, table
 from experiments.runs import build, factories, updates
 
+_TESTS = pathlib.Path(__file__).parents[2]
+_TRIALS = _TESTS / 'tasks' / 'recorded' / 'trials.csv'
+_SETTINGS = {'from_csv': {'path': str(_TRIALS), 'trial': 'trial'}}
 _EXPLAINED_BY_THE_FILES = {'gradient_norm', 'update_norm'}
 
 
@@ -23,7 +28,9 @@ _EXPLAINED_BY_THE_FILES = {'gradient_norm', 'update_norm'}
 def test_every_metric_of_a_task_is_explained(name):
   """Truth: the names that the task's metrics give, traced."""
   group = 'bionet.tasks'
-  task = plugins.load(group, name, factories.BUILTIN[group])()
+  task = plugins.load(group, name, factories.BUILTIN[group])(
+    **_SETTINGS.get(name, {})
+  )
   held_out = task.evaluations['held_out']
   trials = jax.eval_shape(held_out.sample, jax.random.key(0), jnp.arange(4))
   shape = (*trials.mask.shape, task.spec.num_outputs)

@@ -64,7 +64,7 @@ def test_a_factory_of_somebody_else_makes_a_task_of_arrays(
 @pytest.mark.parametrize(
   'settings, message',
   [
-    ({}, r'^task\.path has no default'),
+    ({}, r'^task\.path=None: must be set'),
     ({'path': 'nowhere.csv'}, r"^task\.path='nowhere\.csv': cannot be read"),
     (
       {'path': str(TRIALS), 'trial': 'tirals'},
@@ -76,7 +76,7 @@ def test_a_factory_of_somebody_else_makes_a_task_of_arrays(
     ),
     (
       {'path': str(TRIALS), 'trial': 'trial', 'held_out': 0.95},
-      r'batch_size is 4, larger than the 3 training samples',
+      r'^batch_size=4: must be at most 3, the training samples',
     ),
   ],
 )

@@ -58,7 +58,7 @@ def test_a_utility_of_ones_own_is_descended_and_reported():
   wanted = float(parts.s_pat - parts.s_rep / 2)
   loss, metrics = task.loss(states, jnp.full((8, 1), 0.2), jnp.ones(8))
   assert float(loss) == pytest.approx(-wanted, rel=1e-5)
-  assert float(metrics['utility']) == pytest.approx(wanted, rel=1e-5)
+  assert float(metrics['own_utility']) == pytest.approx(wanted, rel=1e-5)
   trials = task.sample(jax.random.key(0), jnp.arange(8))
   outputs = jnp.broadcast_to(states, (4, 8, 6))
   scores = task.metrics(outputs, trials)

@@ -137,6 +137,7 @@ def _standardised(
 def _spec(recorded, train, judged, ceiling, name) -> base.TaskSpec:
   """The plain facts, if they make a task."""
   metric = 'accuracy' if recorded.is_classes else 'mse'
+  measures = base.CROSS_ENTROPY if recorded.is_classes else base.SQUARED_ERROR
   levels = baselines.chance(recorded, train, judged)
   best = {metric: float(metric == 'accuracy'), 'loss': 0.0}
   sign = 1 if metric == 'accuracy' else -1
@@ -161,4 +162,5 @@ def _spec(recorded, train, judged, ceiling, name) -> base.TaskSpec:
     chance=levels,
     ceiling=best,
     num_data=len(train),
+    measures=measures,
   )
