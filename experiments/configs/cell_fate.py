@@ -1,12 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Cell-fate patterning: a regulatory network for a row of seven cells.
+"""Cell-fate patterning: a regulatory network for the cells of a tissue.
 
   python -m experiments.train --config=experiments/configs/cell_fate.py \
     --workdir=runs/cell_fate
 
-Chance 0 (the estimate reads .004), ceiling H(3 / 7) = .9852 bits. RESULTS.md
-has what each variant reaches at dt .01 and at a half and a quarter of it, which
-`experiments.evaluate --workdir=DIR` measures.
+The reference is a row of seven cells: chance 0 (the estimate reads .004),
+ceiling H(3 / 7) = .9852 bits. RESULTS.md has what each variant reaches at dt
+.01 and at a half and a quarter of it, which `experiments.evaluate
+--workdir=DIR` measures.
 
 Variants:
   (none), annealed  evolution in stages of fewer and fewer members: first many
@@ -14,6 +15,8 @@ Variants:
                  noise than they are judged with; a minute.
   evolution      evolution with the settings of the published notebook.
   pinned         the first with the two ends held at 0.
+  torus          the first on a torus of 4 x 4 cells. The ceiling is 1, of which
+                 its symmetry leaves 15 / 16: both checkerboards, equally often.
   bptt_original  backpropagation with the published settings, which fails.
   bptt           backpropagation repaired: exact loss, centred input, T 2.
   gradient       gradients past that: 1,024 random networks judged, the best 24
@@ -42,15 +45,17 @@ def get_config(variant: str = '') -> config_dict.ConfigDict:
   config.checkpoint_every = 25
 
   config.task.name = 'cell_fate'
-  # Cells in the row.
+  # Cells, and the rows in which they lie; both the task's and the tissue's.
   config.task.num_cells = 7
+  config.task.rows = 1
   # Time step, time simulated and strength of the noise in training.
   config.task.dt = 0.02
   config.task.duration = 4.0
   config.task.sigma = 0.1
   # Train on dt, dt / 2, ... at once, and descend the worst of so many.
   config.task.refinements = 1
-  # Utility descended: 'hard' (evolution), 'soft' or 'exact' (gradients).
+  # Utility descended: 'hard' (evolution), 'soft' or 'exact' (gradients), or the
+  # path of one's own, 'module:function'.
   config.task.loss = 'hard'
   # Width of the fates' sigmoid ('soft', 'exact') and of the kernel ('soft').
   config.task.temperature = 0.1
@@ -67,7 +72,11 @@ def get_config(variant: str = '') -> config_dict.ConfigDict:
   config.network.centred = True
   # Largest rate; 0: none. Together with dt it bounds the step of a cell.
   config.network.bound = 16.0
-  # Hold the two ends at 0.
+  config.network.rows = config.task.get_ref('rows')
+  # Whose states a cell reads: 'grid', those beside it; 'torus', likewise, rows
+  # and columns being rings; or the path of a factory, 'module:factory'.
+  config.network.geometry = 'grid'
+  # Hold the cells at the border at 0: of a single row its two ends.
   config.network.pinned = False
   # At the start: deviation of the slopes of the first layer's units, which
   # then switch at m ~ U(0, 1), and of f before the bound; 0: Haiku's own.
@@ -210,6 +219,11 @@ _VARIANTS = {
     'stages': config_dict.ConfigDict(),
   },
   'pinned': {'network.pinned': True},
+  'torus': {
+    'task.num_cells': 16,
+    'task.rows': 4,
+    'network.geometry': 'torus',
+  },
   'bptt_original': {
     'task.loss': 'soft',
     'task.straight_through': True,

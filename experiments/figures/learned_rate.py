@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from matplotlib import figure
 
-from bionet_core import interfaces
+from bionet_core import interfaces, unroll
 from experiments.figures import patterns
 from experiments.judge import scoring
 
@@ -37,7 +37,9 @@ def rate(
 ) -> jax.Array:
   """The rate f(m) of a tissue, whatever is inside it.
 
-    f(m) = d s_1(t + dt) / d dt at sigma = 0,  s_1 = .5, all others m
+    f(m) = d s_i(t + dt) / d dt at sigma = 0,  s_i = .5, all others m
+
+  in the first cell i that is not pinned.
 
   Args:
     cell: the tissue, of three cells or more.
@@ -46,18 +48,32 @@ def rate(
     num_cells: N.
     means: where to take it, float `[M]`.
   """
+  free = int(np.argmax(_still(cell, params, constants, num_cells)))
   state = jnp.broadcast_to(means[:, None], (len(means), num_cells))
-  state = state.at[:, 1].set(0.5)
-  keys = jax.random.split(jax.random.key(0), len(means))  # unused: sigma is 0
+  state = state.at[:, free].set(0.5)
+  keys = jax.random.split(unroll.seed_key(0), len(means))  # unused: sigma is 0
 
   def after(dt):
     inputs = jnp.stack([dt, jnp.zeros_like(dt)])
     inputs = jnp.broadcast_to(inputs, (len(means), 2))
-    return cell.step(params, constants, state, keys, inputs)[1][:, 1]
+    return cell.step(params, constants, state, keys, inputs)[1][:, free]
 
   # At 0 itself the square root of dt has no derivative.
   dt = jnp.asarray(1e-6, state.dtype)
   return jax.jit(lambda dt: jax.jvp(after, (dt,), (jnp.ones_like(dt),))[1])(dt)
+
+
+def _still(cell, params, constants, num_cells: int) -> np.ndarray:
+  """Which cells stay where they are while time rests: bool `[N]`.
+
+  Those that are pinned at 0 do not; none does where a cell goes elsewhere.
+  """
+  state = jnp.linspace(0.2, 0.8, num_cells)
+  keys = jax.random.split(jax.random.key(0), 1)
+  step = jax.jit(cell.step)
+  _, after = step(params, constants, state[None], keys, jnp.zeros((1, 2)))
+  still = np.asarray(after[0] == state)
+  return still & np.all(still | np.asarray(after[0] == 0))
 
 
 def _is_tissue(cell, judged: scoring.Judged) -> bool:
@@ -65,19 +81,14 @@ def _is_tissue(cell, judged: scoring.Judged) -> bool:
   spec, learned = judged.run.first.task.spec, judged.state
   if not isinstance(cell, interfaces.Cell) or spec.input_shape != (2,):
     return False
-  keys = jax.random.split(jax.random.key(0), 1)
+  keys = jax.random.split(unroll.seed_key(0), 1)
   state = cell.initial_state(learned.constants, keys)
   if num_cells < 3 or not isinstance(state, jax.Array):
     return False
   if state.shape != (1, num_cells):
     return False
-  # The second cell, since the ends may be pinned.
-  state = jnp.linspace(0.2, 0.8, num_cells)[None]
-  inputs = jnp.zeros((1, 2))
-  _, after = jax.jit(cell.step)(
-    learned.params, learned.constants, state, keys, inputs
-  )
-  return bool(after[0, 1] == state[0, 1])
+  still = _still(cell, learned.params, learned.constants, num_cells)
+  return bool(np.any(still))
 
 
 def draw(

@@ -12,6 +12,9 @@ from bionet_tasks.population import cell_fate
 from experiments.figures import patterns
 from experiments.judge import scoring
 
+_LABEL = 'state (fate 1 from .5 on)'
+_MOMENTS = 6  # of a tissue of several rows
+
 
 def arguments(judged: scoring.Judged):
   """Of the runs that have patterns and whose inputs begin with dt.
@@ -26,7 +29,8 @@ def arguments(judged: scoring.Judged):
   frequent = max(
     described[cell_fate.PATTERNS].items(), key=lambda item: item[1]
   )
-  wanted = [float(fate) for fate in frequent[0]]
+  cells = patterns.cells_of(frequent[0])
+  wanted = cells.reshape(-1).astype(float)
   fates = np.asarray(surrogate.fates(judged.outputs[-1]))
   first = int(np.argmax(np.all(fates == wanted, axis=1)))
   return (
@@ -34,6 +38,7 @@ def arguments(judged: scoring.Judged):
     np.asarray(judged.untrained_outputs[:, first]),
     np.asarray(judged.outputs[:, first]),
     first,
+    len(cells),
   )
 
 
@@ -42,20 +47,36 @@ def draw(
   untrained: np.ndarray,
   trained: np.ndarray,
   replicate: int,
+  rows: int,
   path: pathlib.Path,
 ) -> None:
   """Draws the states of all cells over time, before and after training.
 
-  A third panel shows the trained tissue until its fates stand, where that is
-  too soon to be seen in the whole.
+  A single row of cells is drawn as a map of space and time; a third panel shows
+  the trained tissue until its fates stand, where that is too soon to be seen in
+  the whole. Several rows are drawn as they lie, at a few moments.
 
   Args:
     dts: time step of each step, `[T]`.
     untrained: states `[T, N]` of one replicate of the untrained tissue.
     trained: the same replicate, with the same noise, of the trained one.
     replicate: its number.
+    rows: rows in which the cells lie.
     path: the PNG to write.
   """
+  if rows > 1:
+    canvas = _moments(dts, untrained, trained, rows)
+  else:
+    canvas = _maps(dts, untrained, trained)
+  canvas.suptitle(
+    f'Held-out replicate {replicate}: states over time, final fates beside',
+    fontsize=10,
+  )
+  canvas.savefig(path, dpi=150)
+
+
+def _maps(dts, untrained, trained) -> figure.Figure:
+  """Space downwards, time to the right: a map for each tissue."""
   panels = [('untrained', untrained), ('trained', trained)]
   settled = settling(trained)
   shown = max(2 * settled, 10)
@@ -64,8 +85,8 @@ def draw(
   canvas = figure.Figure(
     figsize=(8.5, 0.6 + 2 * len(panels)), layout='constrained'
   )
-  rows = canvas.subplots(len(panels), 1)
-  for axes, (title, states) in zip(rows, panels, strict=True):
+  all_axes = canvas.subplots(len(panels), 1)
+  for axes, (title, states) in zip(all_axes, panels, strict=True):
     num_steps, num_cells = states.shape
     image = axes.imshow(
       states.T,
@@ -84,13 +105,49 @@ def draw(
     right = axes.secondary_yaxis('right')
     right.set_yticks(range(1, num_cells + 1), [str(fate) for fate in fates])
     right.tick_params(length=0, labelsize=8)
-  rows[-1].set_xlabel(f'time (dt {np.max(dts):.3g})')
-  canvas.colorbar(image, ax=rows.tolist(), label='state (fate 1 from .5 on)')
-  canvas.suptitle(
-    f'Held-out replicate {replicate}: states over time, final fates beside',
-    fontsize=10,
+  all_axes[-1].set_xlabel(f'time (dt {np.max(dts):.3g})')
+  canvas.colorbar(image, ax=all_axes.tolist(), label=_LABEL)
+  return canvas
+
+
+def moments(states: np.ndarray) -> list[int]:
+  """Steps of `[T, N]` to be shown: most of them until the fates stand."""
+  last = len(states) - 1
+  stand = max(2 * settling(states), _MOMENTS - 2)
+  until = np.linspace(0, min(stand, last), _MOMENTS - 1)
+  return sorted({*until.round().astype(int).tolist(), last})
+
+
+def _moments(dts, untrained, trained, rows: int) -> figure.Figure:
+  """The tissues as they lie, one above the other, and the final fates."""
+  steps = moments(trained)
+  times = np.cumsum(dts)
+  columns = trained.shape[1] // rows
+  width, height = len(steps) + 1, 2 * rows / columns
+  canvas = figure.Figure(
+    figsize=(1.35 * width + 1, 1.35 * height + 1.2), layout='constrained'
   )
-  canvas.savefig(path, dpi=150)
+  all_axes = canvas.subplots(2, width)
+  for line, title, states in (
+    (all_axes[0], 'untrained', untrained),
+    (all_axes[1], 'trained', trained),
+  ):
+    for axes, step in zip(line, steps, strict=False):
+      image = axes.imshow(
+        states[step].reshape(rows, columns), cmap='cividis', vmin=0, vmax=1
+      )
+      axes.set_title(f't = {times[step]:.3g}', fontsize=8)
+    fates = np.asarray(surrogate.fates(jnp.asarray(states[-1])))
+    line[-1].imshow(
+      fates.reshape(rows, columns), cmap=patterns.FATES, vmin=0, vmax=1
+    )
+    line[-1].set_title('fates', fontsize=8)
+    line[0].set_ylabel(title)
+    for axes in line:
+      axes.set_xticks([])
+      axes.set_yticks([])
+  canvas.colorbar(image, ax=all_axes.ravel().tolist(), label=_LABEL)
+  return canvas
 
 
 def settling(states: np.ndarray) -> int:

@@ -22,6 +22,7 @@ import jax.numpy as jnp
 import ml_collections
 import numpy as np
 
+from bionet_core import unroll
 from bionet_learners.training import writers
 from bionet_tasks import base as tasks
 from experiments.judge import seeds
@@ -193,7 +194,7 @@ def _validation_steps(config, task: tasks.Task) -> list[int]:
   index, steps = jnp.arange(settings.num_trials), []
   for name in settings.evaluations:
     sample = task.evaluations[name].sample
-    mask = jax.eval_shape(sample, jax.random.key(0), index).mask
+    mask = jax.eval_shape(sample, unroll.seed_key(0), index).mask
     steps += [mask.shape[0]] * settings.num_trials
   return steps
 

@@ -12,6 +12,7 @@ import numpy as np
 
 from bionet_core import interfaces, unroll
 from bionet_learners import base as learners
+from bionet_learners import padding
 from experiments.runs import records, updates
 
 _SWEEPS = 20  # of a relaxation network, from zero states
@@ -59,8 +60,9 @@ def write(
 ) -> dict[str, np.ndarray]:
   """Writes `probes.npz`, and returns its arrays.
 
-  The arrays are `inputs`, `targets`, `mask` and `outputs` as in `Trials`, the
-  `number` of each trial, and `inside/NAME [S, n, ...]` of what the rule keeps
+  The arrays are `inputs`, `targets`, `mask` and `outputs` as in `Trials`, but
+  with inputs of 0 after the last asked step of a trial; the `number` of each
+  trial, and `inside/NAME [S, n, ...]` of what the rule keeps
   per trial (states and traces of a cell after each of S = T steps), or of the
   rows of a relaxation network after each of S = 20 free sweeps from zero. There
   are `signals [T, n, N]` of a rule that sends its units a learning signal, of
@@ -88,6 +90,7 @@ def record(
     index=drawn.index[index],
     **jax.tree.map(lambda x: x[:, index], unroll.timed(drawn)),
   )
+  trials = padding.without_padding(trials, keep_unasked=True)
   key = stage.keys.held_out_noise
   if isinstance(stage.dynamics, interfaces.RelaxationNetwork):
     inside = lambda: _sweeps(stage.dynamics, state, key, trials)  # noqa: E731

@@ -34,7 +34,7 @@ def table(judged: scoring.Judged, legend: bool = True) -> str:
     blocks.append(_block(name, content, spec, known))
     names.update(dict.fromkeys(_ordered(content['trained'], spec)))
   lines = measures.legend(names, known) if legend else []
-  return '\n'.join([*blocks, *lines])
+  return '\n'.join([*blocks, *(['metrics:', *lines] if lines else [])])
 
 
 def _ordered(names, spec) -> list[str]:

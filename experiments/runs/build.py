@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import ml_collections
 
-from bionet_core import interfaces
+from bionet_core import interfaces, unroll
 from bionet_learners import base as learners
 from bionet_tasks import base as tasks
 from experiments.runs import (
@@ -133,7 +133,7 @@ def _example(task: tasks.Task, batch_size: int) -> interfaces.Trials:
   """The shapes of a batch."""
   index = jnp.arange(batch_size)
   return jax.eval_shape(
-    lambda key: task.sample(key, index, batch_size), jax.random.key(0)
+    lambda key: task.sample(key, index, batch_size), unroll.seed_key(0)
   )
 
 

@@ -66,8 +66,9 @@ def check_learner(
     example: the shapes of a batch.
 
   Raises:
-    ValueError: if a trial is judged nowhere, or the task names a metric that
-      its evaluations do not give; else what the learner itself raises.
+    ValueError: if a trial is judged nowhere or its label is none, or the task
+      names a metric that its evaluations do not give; else what the learner
+      itself raises.
   """
   state = jax.eval_shape(learner.init, keys.init, example)
   jax.eval_shape(learner.update, state, keys.noise, example)
@@ -89,6 +90,7 @@ def check_learner(
   batch_size = example.index.shape[0]
   first = task.sample(keys.data, jnp.arange(batch_size), batch_size)
   tasks.check_judged(task.spec.name, first)
+  tasks.check_labels(task, first)
 
 
 def check_accumulated(

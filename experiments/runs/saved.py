@@ -56,7 +56,7 @@ def begin(
       'from one set of parameters.'
     )
   folder = paths.local('init_from', config.init_from)
-  _, learned, update = restore(folder, report=report)
+  _, learned, update = _restore(folder, 'last', report)
   for part in ('params', 'constants'):
     checkpoints.check_like(
       getattr(learned, part),
@@ -76,7 +76,8 @@ def restore(
     path: the run's folder.
     which: 'last', or 'best': of the evaluations whose state is saved whole, the
       one with the best main metric.
-    report: takes a line for the user, where a checkpoint is damaged.
+    report: takes a line for the user: for what differs here from where the run
+      began, and for a damaged checkpoint.
 
   Returns:
     The run, built from the config in the folder for one device; the state; the
@@ -87,6 +88,16 @@ def restore(
     ValueError, checkpoints.CorruptCheckpointError: if it cannot be used.
   """
   workdir = paths.local('workdir', path)
+  restored = _restore(workdir, which, report)
+  for note in workdirs.notes(workdir):
+    report(f'it may not score bit for bit as it did: {note}.')
+  return restored
+
+
+def _restore(
+  workdir: pathlib.Path, which: str, report: Report
+) -> tuple[records.Run, learners.LearnerState, int]:
+  """As `restore`, whose numbers here may be others than where the run began."""
   config = workdirs.read_config(workdir)
   config.devices = 1  # what is saved is whole, and predicts on one
   run = build.build(config)

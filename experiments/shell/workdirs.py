@@ -3,7 +3,8 @@
 
 It holds:
 
-  config.json     the resolved config, versions, device, git revision, seed
+  config.json     the resolved config, seed, git revision, and what the
+                  numbers depend on beside: versions, device, flags
   metrics.jsonl   one JSON object a line: step, split, scalars
   events.out.*    the same scalars, for TensorBoard
   checkpoints/    the last states, and the best if asked for
@@ -19,18 +20,14 @@ It holds:
 import contextlib
 import json
 import pathlib
-import platform
 import subprocess
-from importlib import metadata
 from typing import Literal, NamedTuple
 
-import jax
 import ml_collections
 
-from bionet_learners.training import files, folders
+from bionet_learners.training import environment, files, folders
 from bionet_tasks import base as tasks
 
-_PACKAGES = ('jax', 'jaxlib', 'dm-haiku', 'optax', 'chex', 'numpy')
 _MAY_DIFFER = ('devices',)  # a run goes on on any number of them
 
 
@@ -40,8 +37,7 @@ class Contents(NamedTuple):
   Attributes:
     status: 'nothing', an 'unfinished' run (to be gone on with), or a 'finished'
       one.
-    notes: what differs from the machine that the run began on: then it cannot
-      be expected to go on bit for bit.
+    notes: what differs from where the run began, see `notes`.
   """
 
   status: Literal['nothing', 'unfinished', 'finished']
@@ -64,6 +60,15 @@ def find(path: pathlib.Path, config: ml_collections.ConfigDict) -> Contents:
   return Contents('finished' if done else 'unfinished', _notes(began))
 
 
+def notes(path: pathlib.Path) -> tuple[str, ...]:
+  """What differs from where the run in a folder began, a clause for each.
+
+  Versions, the device, precision or the flags of the compiler: then the run
+  cannot be expected to go on, or to be scored, bit for bit.
+  """
+  return _notes(_read(path / 'config.json'))
+
+
 def create(
   path: pathlib.Path, config: ml_collections.ConfigDict, spec: tasks.TaskSpec
 ) -> None:
@@ -78,7 +83,7 @@ def create(
     'seed': config.seed,
     'chance': dict(spec.chance),
     'ceiling': dict(spec.ceiling),
-    **_environment(),
+    **environment.record(),
     'git_revision': _git_revision(),
   }
   write_json(path / 'config.json', content)
@@ -111,30 +116,13 @@ def locked(path: pathlib.Path):
         path.rmdir()
 
 
-def _environment() -> dict:
-  devices = jax.devices()
-  return {
-    'versions': {
-      'python': platform.python_version(),
-      **{name: metadata.version(name) for name in _PACKAGES},
-    },
-    'device': {'kind': devices[0].device_kind, 'count': len(devices)},
-  }
-
-
 def _notes(began: dict) -> tuple[str, ...]:
-  """What differs from the environment in which a run began."""
-  current = _environment()
-  pairs = [
-    (name, began['versions'].get(name), version)
-    for name, version in current['versions'].items()
-  ]
-  pairs.append(('device', began['device']['kind'], current['device']['kind']))
-  return tuple(
-    f'{name} was {before} and is {after}'
-    for name, before, after in pairs
-    if before != after
-  )
+  current = {**environment.record(), 'git_revision': _git_revision()}
+  differ = environment.differences(began, current)
+  revisions = [x.get('git_revision') for x in (began, current)]
+  if None not in revisions and revisions[0] != revisions[1]:
+    differ += (f'the git revision was {revisions[0]} and is {revisions[1]}',)
+  return differ
 
 
 def _check_same(path: pathlib.Path, before: dict, config) -> None:

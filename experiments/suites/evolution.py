@@ -19,7 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from bionet_core import unroll
-from bionet_core.cells import tissue
+from bionet_core.cells import lattice, tissue
 from bionet_learners.populations import population
 from experiments.configs import cell_fate as configs
 from experiments.runs import build, updates
@@ -125,7 +125,7 @@ def _plain(config, stage, trials):
       xi = jax.vmap(lambda k: jax.random.normal(k, states.shape[1:]))(
         fold_in(keys, number)
       )
-      drift = rate.apply(params, tissue.row_means(states)) * dt
+      drift = rate.apply(params, lattice.row_means(states)) * dt
       moved = states + drift + sigma * jnp.sqrt(dt) * xi
       return jnp.clip(moved, 0.0, 1.0), None
 

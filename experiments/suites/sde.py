@@ -35,7 +35,7 @@ _STEPS, _BATCH, _CELLS = 2000, 50, 7
 def run(seeds: list[int], only: str = '') -> list[dict]:
   """Rows: what was measured, and what theory or the issue asks for."""
   os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
-  seed, key = seeds[0], jax.random.key(seeds[0])
+  seed, key = seeds[0], unroll.seed_key(seeds[0])
   measures = {
     'strong order': lambda: (_strong_order(key), '1 (additive noise)'),
     'noise, exponent of dt': lambda: (_noise_exponent(key), '.5'),
@@ -150,7 +150,7 @@ def _objective(key: jax.Array, remat: bool):
 
 @functools.cache
 def _gradient(seed: int, remat: bool):
-  key = jax.random.key(seed)
+  key = unroll.seed_key(seed)
   objective, params = _objective(key, remat)
   return jax.jit(jax.grad(objective)).lower(params).compile(), params
 

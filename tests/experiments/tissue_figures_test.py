@@ -116,7 +116,7 @@ def test_space_time_shows_the_states_and_how_they_begin(drawn, tmp_path):
   states[3:, 0] = 0.75
   assert space_time.settling(states) == 3
   dts = np.full(100, 0.5)
-  space_time.draw(dts, np.zeros((100, 2)), states, 7, tmp_path / 's.png')
+  space_time.draw(dts, np.zeros((100, 2)), states, 7, 1, tmp_path / 's.png')
   panels = drawn[0].axes[:3]
   np.testing.assert_array_equal(panels[1].images[0].get_array(), states.T)
   np.testing.assert_array_equal(panels[2].images[0].get_array(), states[:10].T)
@@ -129,7 +129,7 @@ def test_no_second_look_where_fates_change_to_the_end(drawn, tmp_path):
   """Truth: one panel a tissue: fates that change at the last step."""
   states = np.tile(np.array([[0.25], [0.75]]), (50, 3))
   assert space_time.settling(states) == 99
-  space_time.draw(np.ones(100), states, states, 0, tmp_path / 's.png')
+  space_time.draw(np.ones(100), states, states, 0, 1, tmp_path / 's.png')
   assert (
     len([axes for axes in drawn[0].axes if axes.get_ylabel() == 'cell']) == 2
   )
@@ -238,8 +238,8 @@ def test_space_time_takes_a_replicate_of_the_most_frequent_pattern():
   described = task.describe(outputs, judged.trials)
   content = {'described': {'trained': described, 'untrained': described}}
   judged = judged._replace(outputs=outputs, evaluations={'held_out': content})
-  _, _, trained, replicate = space_time.arguments(judged)
-  assert replicate == 1
+  _, _, trained, replicate, rows = space_time.arguments(judged)
+  assert replicate == 1 and rows == 1
   np.testing.assert_array_equal(trained[-1], [1, 0, 1])
 
 

@@ -3,6 +3,7 @@
 
 import dataclasses
 import functools
+import pathlib
 
 import jax
 import jax.numpy as jnp
@@ -12,6 +13,7 @@ import pytest
 from bionet_core import interfaces, plugins
 from bionet_tasks import TASKS, base, testing
 
+RECORDED = pathlib.Path(__file__).parent / 'recorded' / 'trials.csv'
 CONTRACT = {
   'adding': {'length': 6, 'min_length': 4},
   'cell_fate': {'duration': 0.04, 'held_out_duration': 0.04},
@@ -27,6 +29,7 @@ CONTRACT = {
     'num_held_out': 100,
   },
   'flip_flop': {'length': 6, 'min_length': 4},
+  'from_csv': {'path': str(RECORDED), 'trial': 'trial'},
   'lorenz': {'length': 6, 'min_length': 4, 'washout': 2},
   'prototypes': {'num_held_out': 4000},
   'sequential_digits': {},

@@ -8,6 +8,7 @@ from bionet_core.cells.cores import cell_from_core, gru, lstm, vanilla_rnn
 from bionet_core.cells.leaky import leaky
 from bionet_core.cells.linear_recurrent import lru
 from bionet_core.cells.min_gru import min_gru
+from bionet_core.cells.noisy import noisy
 from bionet_core.cells.spiking import spiking
 from bionet_core.cells.stack import stack
 from bionet_core.cells.tissue import cell_from_rate, tissue
@@ -87,6 +88,7 @@ __all__ = [
   'lru',
   'lstm',
   'min_gru',
+  'noisy',
   'spiking',
   'stack',
   'tissue',

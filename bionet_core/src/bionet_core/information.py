@@ -122,7 +122,8 @@ def hard_utility(
   # Each replicate's pattern has a share of counts / R, and R of them: sum over
   # replicates of log2 p is R sum_z p log2 p.
   entropy = -_mean(jnp.log2(counts / num_replicates), weights)
-  ones = _mean(fates, weights)
+  # NaN is on neither side of the threshold: then the utility is NaN, too.
+  ones = _mean(jnp.where(jnp.isnan(states), jnp.nan, fates), weights)
   s_pat = binary_entropy(ones)
   if miller_madow:
     # Each pattern seen adds up to 1.
@@ -275,10 +276,13 @@ def all_patterns(num_cells: int) -> np.ndarray:
 
 
 def _xlog2x(p: jax.Array) -> jax.Array:
-  """P log2 p with 0 at p = 0, and no NaN in its derivative there."""
-  positive = p > 0
-  safe = jnp.where(positive, p, 1.0)
-  return jnp.where(positive, p * jnp.log2(safe), 0.0)
+  """P log2 p with 0 at p = 0, and no NaN in its derivative there.
+
+  Of NaN it is NaN, to be seen.
+  """
+  zero = p <= 0
+  safe = jnp.where(zero, 1.0, p)
+  return jnp.where(zero, 0.0, p * jnp.log2(safe))
 
 
 def _weighted(values: jax.Array, weights: jax.Array | None) -> jax.Array:

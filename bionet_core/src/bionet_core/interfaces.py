@@ -36,7 +36,8 @@ class Trials:
 
   Attributes:
     inputs: float `[T, B, *I]`; T = 1 for a static task.
-    targets: `[T, B, ...]`: float, or int classes.
+    targets: `[T, B, ...]`: float, or int classes. Where the mask is 0 they may
+      be anything: no loss and no metric reads them.
     mask: float `[T, B]`, the weight of each step in the loss; it sums to 1
       over a whole trial, and is 0 where nothing is asked.
     index: int `[B]`, the trial's number in the run. A trial's data and noise
@@ -371,7 +372,8 @@ class StepLoss(Protocol):
       outputs: float `[B, O]`.
       targets: `[B, ...]`.
       mask: float `[B]`, the weights of this step. A trial of weight 0 does not
-        count, in a statistic over trials neither.
+        count, in a statistic over trials neither: rules and metrics replace its
+        outputs and its targets by zeros.
 
     Returns:
       The loss `[]`, and metrics `{name: []}`; both are weighted by the mask, so

@@ -9,7 +9,7 @@ Other people's packages announce theirs as entry points of the groups
   my_rule = "my_package.my_rule:my_rule"
 
 While a factory is being written, the name `my_module:my_rule` finds it without
-any package at all.
+any package at all. Geometries of a tissue (`bionet.geometries`) are found so.
 """
 
 import difflib

@@ -37,7 +37,7 @@ def check_cell(
     AssertionError: for a law that is broken.
   """
   batch = _check_inputs(inputs)
-  key, other_key = jax.random.split(jax.random.key(seed))
+  key, other_key = jax.random.split(unroll.seed_key(seed))
   params, constants = _check_init(cell.init, key, other_key, inputs)
   index = jnp.arange(7, 7 + batch)
   sequence = np.stack([np.roll(inputs, t, 0) for t in range(_NUM_STEPS)])
@@ -135,7 +135,7 @@ def check_network(
     AssertionError: for a law that is broken.
   """
   batch = _check_inputs(inputs)
-  key, other_key = jax.random.split(jax.random.key(seed))
+  key, other_key = jax.random.split(unroll.seed_key(seed))
   keys = unroll.trial_keys(key, jnp.arange(batch))
   params, constants = _check_init(network.init, key, other_key, inputs)
   targets = jnp.asarray(np.arange(batch) % num_classes)

@@ -18,15 +18,36 @@ from bionet_core import interfaces, noise
 # The initial state draws as if from a step that no trial reaches.
 _INITIAL_STEP = np.uint32(2**32 - 1)
 
+# Generators that draw for a batch of keys at once, not for each key by itself.
+_DRAWS_BY_BATCH = ('rbg', 'unsafe_rbg')
+
+
+def seed_key(seed: int) -> jax.Array:
+  """The Threefry key `[]` of a seed from 0 to 2**32 - 1.
+
+  That of `jax.random.key(seed)` under JAX's own settings, whatever the
+  environment says instead of the generator (JAX_DEFAULT_PRNG_IMPL) and of the
+  seeds (JAX_RANDOM_SEED_OFFSET).
+  """
+  words = jnp.asarray(np.array([0, seed], np.uint32))
+  return jax.random.wrap_key_data(words, impl='threefry2x32')
+
 
 def check_key(key: jax.Array) -> None:
-  """Raises TypeError unless the key, or each of the keys, is typed.
+  """Raises an error unless draws from the key are a function of the key alone.
 
   Keys of `jax.random.PRNGKey` are arrays of two words, which have another shape
-  than one key, so that a batch of them is none of `[B]`.
+  than one key, so that a batch of them is none of `[B]`. JAX's generators 'rbg'
+  and 'unsafe_rbg' draw for a whole batch of keys at once, so that a trial would
+  be another one in another batch. Without `jax_threefry_partitionable`, which
+  is on by default, the same key draws other numbers.
 
   Args:
     key: any array of keys.
+
+  Raises:
+    TypeError: for what is no typed key, and for a key of such a generator.
+    ValueError: if `jax_threefry_partitionable` is off.
   """
   dtype = getattr(key, 'dtype', None)
   if dtype is None or not jnp.issubdtype(dtype, jax.dtypes.prng_key):
@@ -34,6 +55,17 @@ def check_key(key: jax.Array) -> None:
     raise TypeError(
       f'a {given} is no typed PRNG key: use jax.random.key(seed), or '
       'jax.random.wrap_key_data(key) for a legacy key.'
+    )
+  generator = str(jax.random.key_impl(key))
+  if generator in _DRAWS_BY_BATCH:
+    raise TypeError(
+      f'a key of {generator!r} draws other numbers for a trial in another '
+      "batch: use jax.random.key(seed, impl='threefry2x32')."
+    )
+  if not jax.config.jax_threefry_partitionable:  # pyright: ignore
+    raise ValueError(
+      'jax_threefry_partitionable=False: the same key draws other numbers '
+      'then; set it, or JAX_THREEFRY_PARTITIONABLE in the environment, to 1.'
     )
 
 
@@ -124,9 +156,10 @@ def score_step(
 
   A cell with a penalty adds the mean over trials of mask times penalty.
 
-  Where some trials are asked, the others' emissions and outputs are zeroed:
-  they weigh 0, but 0 * inf is NaN, in the loss and, behind a readout whose
-  slope overflows, in the gradient. What nobody asks for must not break a run.
+  Where some trials are asked, the others' emissions, outputs and targets are
+  zeroed: they weigh 0, but 0 * inf is NaN, in the loss and, behind a readout
+  whose slope overflows, in the gradient; and padding may hold a label that is
+  no class. What nobody asks for must not break a run.
 
   Returns:
     The loss `[]` and the metrics `{name: []}`; zeros where the mask is zero.
@@ -144,7 +177,9 @@ def score_step(
 
   def scored(emission, targets, mask, state):
     outputs = cell.readout(params, constants, _or_zero(mask, emission))
-    total, metrics = loss(_or_zero(mask, outputs), targets, mask)
+    total, metrics = loss(
+      _or_zero(mask, outputs), _or_zero(mask, targets), mask
+    )
     if cell.penalty is not None:
       cost = _or_zero(mask, cell.penalty(constants, state))
       total += jnp.mean(mask * cost)

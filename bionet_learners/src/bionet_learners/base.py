@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import optax
 
 from bionet_core import interfaces, unroll
-from bionet_learners import windows
+from bionet_learners import padding, windows
 
 
 class Estimate(NamedTuple):
@@ -98,6 +98,11 @@ class EstimateFn(Protocol):
     /,
   ) -> tuple[Estimate, RuleState]:
     """Returns the estimate, and the state at the window's end.
+
+    Finite inputs after a trial's last asked step of the window change nothing
+    of the estimate; the state takes them in as they are, for a later window may
+    ask. A NaN among them may make the gradient NaN: who holds whole trials sets
+    such inputs to 0 (`Learner.update` does).
 
     Args:
       params: the model's parameters.
@@ -224,6 +229,9 @@ class UpdateFn(Protocol):
   ) -> tuple[LearnerState, dict[str, jax.Array]]:
     """Returns `(state, metrics {name: []})`.
 
+    Inputs after a trial's last asked step change nothing, NaN among them
+    neither; nor do targets where nothing is asked.
+
     Args:
       state: the state after the update before.
       key: the run's noise key, the same at every update: what is drawn differs
@@ -239,7 +247,11 @@ class LearnerPredictFn(Protocol):
   def __call__(
     self, state: LearnerState, key: jax.Array, trials: interfaces.Trials, /
   ) -> jax.Array:
-    """Returns the outputs `[T, B, O]`; reads no targets and no mask.
+    """Returns the outputs `[T, B, O]`.
+
+    Reads no targets, and of the mask only which step of a trial is the last one
+    that is asked: inputs after it count as 0. A trial that is asked nowhere is
+    shown whole.
 
     Args:
       state: the learner's state.
@@ -269,6 +281,8 @@ class Learner(NamedTuple):
     update: `(state, key, trials) -> (state, metrics {name: []})`; `key` is the
       run's, the same at every update: draws differ by the trials' index.
     predict: `(state, key, trials) -> outputs [T, B, O]`; reads no targets.
+      Both set inputs after the last asked step of a trial to 0, whatever pads
+      it there; not where a learner goes on from batch to batch (`carry`).
     partition: what is split over devices.
     take_over: `shared -> shared`, from what the rule of an earlier stage of a
       run shared to what this learner goes on with: all of it, as it is, unless
@@ -355,7 +369,9 @@ def descend(
     every: change the weights at each border of that many steps, and at the end
       of the trials (the last window may be shorter); None: at the end only.
     carry: keep the rule's states and traces from batch to batch, for streams
-      without end; otherwise each batch begins anew.
+      without end; otherwise each batch begins anew. The trials of a stream have
+      no last asked step, so their inputs are taken as they are; otherwise what
+      comes in after that step is set to 0.
     devices: the collectives; updates, loss, metrics and what the rule shares
       are averaged over devices.
 
@@ -387,6 +403,8 @@ def descend(
 
   def update(state, key, trials):
     unroll.check_key(key)
+    if not carry:
+      trials = padding.without_padding(trials)
     begun = rule.begin(
       state.params, state.constants, state.rule_state, key, trials
     )
@@ -429,6 +447,8 @@ def descend(
     return state._replace(step=state.step + 1), metrics
 
   def predict(state, key, trials):
+    if not carry:
+      trials = padding.without_padding(trials, keep_unasked=True)
     return rule.model.predict(state.params, state.constants, key, trials)
 
   return Learner(init, update, predict)

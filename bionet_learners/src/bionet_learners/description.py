@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from bionet_core import interfaces
+from bionet_core import interfaces, unroll
 from bionet_learners import base
 from bionet_learners.synapses import cut_step, program, reading
 
@@ -69,7 +69,7 @@ def describe(cell: interfaces.Cell, inputs: jax.Array) -> Description:
     ValueError: if units meet outside of synapses in the recurrence.
   """
   base.require_kind('describe', cell, interfaces.Cell)
-  key = jax.random.key(0)
+  key = unroll.seed_key(0)
   inputs = jnp.zeros(inputs.shape, inputs.dtype)
   keys = jax.random.split(key, inputs.shape[0])
   params, constants = cell.init(key, inputs)

@@ -1,12 +1,19 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The laws that `testing.check_credit` holds the gradient of a rule to."""
+"""The laws of `testing` that need a problem of their own.
 
+Those of padded trials, and those that `testing.check_credit` holds the gradient
+of a rule to.
+"""
+
+import dataclasses
+
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from bionet_core import interfaces, unroll
-from bionet_learners import description, oracles
+from bionet_learners import base, description, oracles
 from bionet_learners.reverse import bptt
 from bionet_learners.synapses import cut_step
 
@@ -26,7 +33,7 @@ def _random_problem(trials, seed, num_steps, dtype) -> interfaces.Trials:
   mask[num_steps // 2 :] = 1 / len(mask[num_steps // 2 :])
   shape = (num_steps, 2, *trials.inputs.shape[2:])
   return interfaces.Trials(
-    inputs=jax.random.normal(jax.random.key(seed), shape, dtype),
+    inputs=jax.random.normal(unroll.seed_key(seed), shape, dtype),
     targets=targets,
     mask=jnp.asarray(mask, dtype),
     index=jnp.arange(2),
@@ -43,7 +50,7 @@ def keeps_float64(cell, rule, trials, seed) -> bool:
     state = unroll.initial_state(cell, constants, key, problem.index)
     return state, cell.step(params, constants, state, keys, problem.inputs[0])
 
-  state, (emission, after) = jax.eval_shape(run, jax.random.key(seed))
+  state, (emission, after) = jax.eval_shape(run, unroll.seed_key(seed))
   floats = [
     x
     for x in jax.tree.leaves((emission, state, after))
@@ -52,12 +59,68 @@ def keeps_float64(cell, rule, trials, seed) -> bool:
   return all(x.dtype == jnp.float64 for x in floats)
 
 
+def until_last_asked(trials: interfaces.Trials) -> np.ndarray:
+  """Bool `[T, B]`: the steps up to the last one at which a trial is asked."""
+  asked = np.asarray(trials.mask) != 0
+  return np.cumsum(asked[::-1], axis=0)[::-1] > 0
+
+
+def without_targets(trials: interfaces.Trials) -> interfaces.Trials:
+  """The trials, with targets of no class, or NaN, where nothing is asked."""
+  targets = trials.targets
+  is_label = jnp.issubdtype(targets.dtype, jnp.integer)
+  asked = jnp.expand_dims(trials.mask != 0, tuple(range(2, targets.ndim)))
+  targets = jnp.where(asked, targets, -100 if is_label else jnp.nan)
+  return dataclasses.replace(trials, targets=targets)
+
+
+def check_padding(
+  learner: base.Learner,
+  update: base.UpdateFn,
+  state: base.LearnerState,
+  key: jax.Array,
+  trials: interfaces.Trials,
+) -> None:
+  """Pads the last step of trials: no update and no judged output changes.
+
+  Args:
+    learner: the learner.
+    update: its update, compiled for these shapes.
+    state: any state of it.
+    key: the noise key.
+    trials: whole trials, T >= 2, asked at the last step.
+
+  Raises:
+    AssertionError: if what comes in after the last asked step is felt.
+  """
+  mask = trials.mask.at[-1].set(0.0).at[-2].set(trials.mask[-1])
+  ended = dataclasses.replace(trials, mask=mask)
+  padded = dataclasses.replace(
+    without_targets(ended), inputs=ended.inputs.at[-1].set(jnp.nan)
+  )
+  judged, predict = until_last_asked(ended), jax.jit(learner.predict)
+  learned, felt = (
+    (*update(state, key, data), predict(state, key, data)[judged])
+    for data in (ended, padded)
+  )
+  for what, plain, other in (
+    ('parameters', learned[0].params, felt[0].params),
+    ('metrics', learned[1], felt[1]),
+    ('predictions', learned[2], felt[2]),
+  ):
+    chex.assert_trees_all_equal(
+      other,
+      plain,
+      custom_message=f'{what} depend on what follows the last asked step',
+    )
+
+
 class Credit:
   """The laws of credit, on one rule, one cell and one short problem."""
 
   def __init__(self, cell, loss, rule, trials, seed, dtype, tolerance):
     self._cell, self._rule, self._tolerance = cell, rule, tolerance
-    self._key = jax.random.key(seed)
+    self._key = unroll.seed_key(seed)
     self._short = _random_problem(trials, seed, 1, dtype)
     self._long = _random_problem(trials, seed, 5, dtype)
     self._params, self._constants = rule.model.init(self._key, self._long)

@@ -64,7 +64,7 @@ def check_credit(
   Raises:
     AssertionError: naming the law, and the parameter that breaks it.
   """
-  shapes, _ = jax.eval_shape(rule.model.init, jax.random.key(seed), trials)
+  shapes, _ = jax.eval_shape(rule.model.init, unroll.seed_key(seed), trials)
   count = sum(leaf.size for leaf in jax.tree.leaves(shapes))
   if count > _MOST_PARAMETERS:
     return (
@@ -93,6 +93,9 @@ def check_rule(
   - the same call gives the same answer, bit for bit;
   - a batch is the mean of its trials (for losses of the kind 'per_trial');
   - steps of mask zero put behind the trials change nothing;
+  - at a step where some trials are asked, the others' targets may be anything,
+    and so may be their inputs if they are asked no more, as long as these are
+    finite;
   - all-zero masks give zero updates;
   - predictions read neither targets nor mask;
   - every per-trial leaf of the rule's state leads with B;
@@ -114,6 +117,7 @@ def check_rule(
   if per_trial:
     check.batch_is_the_mean_of_its_trials()
   check.padding_changes_nothing()
+  check.what_nobody_asks_for_changes_nothing()
   check.unasked_steps_teach_nothing()
   check.predictions_read_no_targets()
   check.state_leads_with_trials()
@@ -121,7 +125,11 @@ def check_rule(
 
 
 def check_learner(
-  learner: base.Learner, trials: interfaces.Trials, *, seed: int = 0
+  learner: base.Learner,
+  trials: interfaces.Trials,
+  *,
+  seed: int = 0,
+  stream: bool = False,
 ) -> None:
   """Holds a learner against every law that all learners obey.
 
@@ -133,12 +141,17 @@ def check_learner(
   - what it takes over of its own state has the same tree, shapes and dtypes;
   - jit = plain, in `init`, `update` and `predict`;
   - a second update does not compile again;
-  - predictions `[T, B, ...]` read neither targets nor mask.
+  - inputs after the last asked step of a trial, and targets where nothing is
+    asked, change no update, NaN and labels of no class among them;
+  - predictions `[T, B, ...]` up to that step read neither these inputs, nor
+    targets, nor the mask.
 
   Args:
     learner: the learner.
     trials: a few whole trials (B >= 2).
     seed: of all that is drawn.
+    stream: whether the learner goes on from batch to batch, so that no step of
+      a trial is the last one: its inputs may not be NaN.
 
   Raises:
     AssertionError: naming the law.
@@ -148,7 +161,7 @@ def check_learner(
   assert learner.partition in ('trials', 'population'), (
     f'partition is {learner.partition!r}: neither trials nor population'
   )
-  key, other = jax.random.split(jax.random.key(seed))
+  key, other = jax.random.split(unroll.seed_key(seed))
   init = jax.jit(learner.init)
   start = init(key, trials)
   _check_start(learner, start, init, key, other, trials)
@@ -186,6 +199,8 @@ def check_learner(
   plain = learner.update(start, key, trials)
   _assert_close(_numbers(plain), _numbers((first, metrics)), 'jit is not plain')
   _check_predictions(learner, first, key, trials)
+  if trials.mask.shape[0] > 1 and not stream:
+    laws.check_padding(learner, update, first, key, trials)
 
 
 def _check_start(learner, start, init, key, other, trials) -> None:
@@ -222,7 +237,10 @@ def _check_predictions(learner, state, key, trials) -> None:
   predict = jax.jit(learner.predict)
   outputs, again = predict(state, key, trials), predict(state, key, unlike)
   chex.assert_equal_shape_prefix([outputs, trials.mask], 2)
-  assert np.array_equal(outputs, again), 'predictions depend on the targets'
+  judged = laws.until_last_asked(trials)
+  assert np.array_equal(outputs[judged], again[judged]), (
+    'predictions depend on the targets'
+  )
   plain = learner.predict(state, key, trials)
   _assert_close(plain, outputs, 'predict: jit is not plain')
 
@@ -253,7 +271,7 @@ class _Check:
   def __init__(self, rule, trials, seed):
     self._rule, self._trials = rule, trials
     self._batch = trials.index.shape[0]
-    self._key = jax.random.key(seed)
+    self._key = unroll.seed_key(seed)
     if self._batch < 2:
       raise ValueError('check_rule needs at least 2 trials.')
     init_key, self._rule_key = jax.random.split(self._key)
@@ -307,6 +325,22 @@ class _Check:
       self._estimate(dataclasses.replace(self._trials, **padded)).gradient,
       self._estimate(self._trials).gradient,
       'padding with steps of mask zero changed the updates',
+    )
+
+  def what_nobody_asks_for_changes_nothing(self):
+    # The first trial ends a step earlier than the others.
+    mask = self._trials.mask.at[-1, 0].set(0.0)
+    inputs = self._trials.inputs
+    if len(mask) > 1:
+      mask = mask.at[-2, 0].set(self._trials.mask[-1, 0])
+      inputs = inputs.at[-1, 0].add(1.0)
+    ended = dataclasses.replace(self._trials, mask=mask)
+    padded = dataclasses.replace(laws.without_targets(ended), inputs=inputs)
+    plain, other = self._estimate(ended), self._estimate(padded)
+    _assert_close(
+      (other.gradient, other.loss),
+      (plain.gradient, plain.loss),
+      'what nobody asks for changed the updates',
     )
 
   def unasked_steps_teach_nothing(self):

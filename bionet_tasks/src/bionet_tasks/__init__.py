@@ -14,6 +14,8 @@ from bionet_tasks.base import (
   TaskSpec,
 )
 from bionet_tasks.population.cell_fate import cell_fate
+from bionet_tasks.recorded.arrays import from_arrays
+from bionet_tasks.recorded.csv_table import from_csv
 from bionet_tasks.static.digits import digits
 from bionet_tasks.static.prototypes import prototypes
 from bionet_tasks.temporal.adding import adding
@@ -42,6 +44,7 @@ TASKS = types.MappingProxyType(
     'digits': 'bionet_tasks:digits',
     'evidence_accumulation': 'bionet_tasks:evidence_accumulation',
     'flip_flop': 'bionet_tasks:flip_flop',
+    'from_csv': 'bionet_tasks:from_csv',
     'lorenz': 'bionet_tasks:lorenz',
     'prototypes': 'bionet_tasks:prototypes',
     'sequential_digits': 'bionet_tasks:sequential_digits',
@@ -68,6 +71,8 @@ __all__ = [
   'digits',
   'evidence_accumulation',
   'flip_flop',
+  'from_arrays',
+  'from_csv',
   'lorenz',
   'prototypes',
   'sequential_digits',

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from bionet_core import interfaces, unroll
+from bionet_core import class_labels, interfaces, unroll
 
 
 class Measure(NamedTuple):
@@ -155,9 +155,13 @@ def cross_entropy(
 
     loss = mean_b mask_b (log sum_o exp(outputs_bo) - outputs_b,targets_b)
 
+  A trial of mask 0 counts nothing, whatever its outputs and its target are. An
+  asked target that is no class never counts as right, and makes the loss and
+  its gradient NaN where it cannot be refused.
+
   Args:
     outputs: scores float `[B, O]`.
-    targets: classes int `[B]`.
+    targets: classes int `[B]`, from 0 to O - 1 where the mask is not 0.
     mask: float `[B]`.
 
   Returns:
@@ -165,7 +169,8 @@ def cross_entropy(
 
   Raises:
     AssertionError: for other shapes or types.
-    ValueError: for one-hot targets.
+    ValueError: for one-hot targets, and for an asked target that is no class,
+      where targets and mask are concrete; a compiled program cannot raise.
   """
   if targets.shape == outputs.shape:
     raise ValueError(
@@ -174,9 +179,16 @@ def cross_entropy(
     )
   chex.assert_rank([outputs, targets, mask], [2, 1, 1])
   chex.assert_type([outputs, targets, mask], [float, int, float])
+  num_classes = outputs.shape[-1]
+  class_labels.check_classes(targets, num_classes, mask)
+  outputs, targets = _asked(mask, outputs), _asked(mask, targets)
   losses = optax.softmax_cross_entropy_with_integer_labels(outputs, targets)
+  # Optax takes the class -1 for the last one. A factor makes the gradient NaN,
+  # too; outside of the mean it changes no bit of the others' sum.
+  are_classes = jnp.all((targets >= 0) & (targets < num_classes))
+  loss = jnp.mean(losses * mask) * jnp.where(are_classes, 1.0, jnp.nan)
   hits = jnp.argmax(outputs, axis=-1) == targets
-  return jnp.mean(losses * mask), {'accuracy': jnp.mean(hits * mask)}
+  return loss, {'accuracy': jnp.mean(hits * mask)}
 
 
 def squared_error(
@@ -185,6 +197,8 @@ def squared_error(
   """Squared error, the mean over outputs.
 
     loss = mean_b mask_b mean_o (outputs_bo - targets_bo)^2
+
+  A trial of mask 0 counts nothing, whatever its outputs and its target are.
 
   Args:
     outputs: float `[B, O]`.
@@ -196,6 +210,7 @@ def squared_error(
   """
   chex.assert_rank([outputs, targets, mask], [2, 2, 1])
   chex.assert_equal_shape([outputs, targets])
+  outputs, targets = _asked(mask, outputs), _asked(mask, targets)
   errors = jnp.mean(jnp.square(outputs - targets), axis=-1)
   mse = jnp.mean(errors * mask)
   return mse, {'mse': mse}
@@ -206,18 +221,40 @@ def sum_over_steps(
 ) -> MetricsFn:
   """A task's `metrics` from the loss of a step: 'loss' and the loss's own.
 
-  Outputs nobody asks for (mask 0) are not read: 0 * inf would be NaN.
+  Outputs and targets nobody asks for (mask 0) are not read: 0 * inf would be
+  NaN.
   """
 
   def metrics(outputs, trials):
     chex.assert_equal_shape_prefix([outputs, trials.targets, trials.mask], 2)
-    asked = trials.mask != 0
-    asked = jnp.expand_dims(asked, tuple(range(2, outputs.ndim)))
-    outputs = jnp.where(asked, outputs, 0)
-    losses, others = jax.vmap(loss)(outputs, trials.targets, trials.mask)
+    mask = trials.mask
+    losses, others = jax.vmap(loss)(
+      _asked(mask, outputs), _asked(mask, trials.targets), mask
+    )
     return jax.tree.map(jnp.sum, {'loss': losses, **others})
 
   return metrics
+
+
+def _asked(mask: jax.Array, values: jax.Array) -> jax.Array:
+  """Values `[*mask.shape, ...]`, zero where the mask is.
+
+  They weigh nothing there, but 0 * NaN is NaN, in a gradient too.
+  """
+  asked = jnp.expand_dims(mask != 0, tuple(range(mask.ndim, values.ndim)))
+  return jnp.where(asked, values, 0)
+
+
+def at_last_asked(values: jax.Array, mask: jax.Array) -> jax.Array:
+  """Values `[T, B, ...]` at the last step that each trial is asked, `[B, ...]`.
+
+  Args:
+    values: of each step.
+    mask: `[T, B]`; of a trial that is asked nowhere the first step is taken.
+  """
+  steps = jnp.arange(mask.shape[0])[:, None]
+  last = jnp.max(jnp.where(mask != 0, steps, 0), axis=0)
+  return values[last, jnp.arange(mask.shape[1])]
 
 
 def instance_key(seed: int) -> jax.Array:
@@ -228,7 +265,7 @@ def instance_key(seed: int) -> jax.Array:
   """
   if not 0 <= seed < 2**32:
     raise ValueError(f'seed={seed}: must be from 0 to 2**32 - 1.')
-  return jax.random.fold_in(jax.random.key(seed), _TASK)
+  return jax.random.fold_in(unroll.seed_key(seed), _TASK)
 
 
 def epoch_order(key: jax.Array, index: jax.Array, num_data: int) -> jax.Array:
@@ -337,6 +374,30 @@ def check_judged(name: str, trials: interfaces.Trials) -> None:
       'throughout, and nothing can be learned from them. Give every trial a '
       'step whose mask is above 0.'
     )
+
+
+def check_labels(task: Task, trials: interfaces.Trials) -> None:
+  """Raises ValueError if the task's loss refuses an asked label of trials.
+
+  Under jit a loss cannot raise, so that labels are looked at where trials are
+  concrete. Nothing is computed: the loss is traced, with the labels as they
+  are. A loss that looks at no labels, and a statistic over trials, refuse none.
+
+  Args:
+    task: the task.
+    trials: concrete trials of it.
+  """
+  if task.spec.loss_kind != 'per_trial':
+    return
+  targets, mask = jax.device_get((trials.targets, trials.mask))
+  targets, mask = jax.device_put(
+    (targets.reshape(-1, *targets.shape[2:]), mask.reshape(-1))
+  )
+  outputs = jax.ShapeDtypeStruct((len(mask), task.spec.num_outputs), float)
+  try:
+    jax.eval_shape(lambda outputs: task.loss(outputs, targets, mask), outputs)
+  except ValueError as error:
+    raise ValueError(f'task {task.spec.name!r}: {error}') from error
 
 
 def static_trials(

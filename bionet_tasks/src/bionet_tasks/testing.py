@@ -8,13 +8,14 @@ A law that is broken raises an AssertionError that names it.
 """
 
 import collections
+import dataclasses
 import re
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from bionet_core import interfaces
+from bionet_core import interfaces, unroll
 from bionet_tasks import base
 
 _PROBE_TRIALS = 512
@@ -34,13 +35,16 @@ def check_task(
   same trials, two keys others; jit = plain; a range of trials sampled at once =
   its batches sampled one by one; every trial is judged somewhere: the mask is
   no less than 0 and sums to 1 over a trial; the metrics are those the spec
-  names, and they and the loss are finite even where all outputs are equal;
-  finite data come exactly once an epoch, and no evaluation trial is among them;
-  under one key, evaluations are not the training trials.
+  names, and they and the loss are finite even where all outputs are equal; they
+  read no outputs and no targets where nothing is asked; asked labels are
+  classes that the loss takes; finite data come exactly once an epoch, and no
+  evaluation trial is among them; under one key, evaluations are not the
+  training trials.
 
-  Sequences (T > 1) must not tell the answer where they ask for it: over
-  512 trials no input of an asked step may correlate with that step's target
-  (one-hot, if a class) by more than 6 standard errors,
+  Sequences (T > 1) must not tell the answer where they ask for it: over 512
+  trials, or one epoch if that is shorter, no input of an asked step may
+  correlate with that step's target (one-hot, if a class) by more than 6
+  standard errors,
 
     |corr(inputs_ti, targets_tj)| sqrt(n_t) <= 6   for all i, j, asked t
 
@@ -60,11 +64,11 @@ def check_task(
   Raises:
     AssertionError: for a law that is broken.
   """
-  key, other_key = jax.random.split(jax.random.key(seed))
+  key, other_key = jax.random.split(unroll.seed_key(seed))
   spec, sample = task.spec, jax.jit(task.sample)
   index = jnp.arange(batch_size)
   trials = task.sample(key, index)
-  _check_trials('sample', trials, spec, index)
+  _check_trials('sample', trials, task, index)
   _same('same key, same trials', task.sample(key, index), trials)
   _same('jit = plain', sample(key, index), trials, rtol=1e-6)
   _check_scores(task, trials)
@@ -89,7 +93,7 @@ def check_task(
     rows = jnp.arange(count if num_data else min(count, _PROBE_TRIALS))
     judged = jax.jit(evaluation.sample)(key, rows)
     # Another evaluation may have another number of steps (half the dt).
-    _check_trials(name, judged, spec, rows, any_steps=name != 'held_out')
+    _check_trials(name, judged, task, rows, any_steps=name != 'held_out')
     if alone:
       trained = _take(run, rows[: run.index.shape[0]])
       same = _equal(_take(judged, trained.index), trained)
@@ -108,10 +112,13 @@ def check_task(
     )
     _require(first != second, 'two epochs have the same order')
   if spec.num_steps > 1 and memory:
-    _check_answer_is_hidden(_take(run, jnp.arange(_PROBE_TRIALS)))
+    # Samples that come again are no further evidence: one epoch at most.
+    probed = min(_PROBE_TRIALS, num_data or _PROBE_TRIALS)
+    _check_answer_is_hidden(_take(run, jnp.arange(probed)))
 
 
-def _check_trials(name, trials, spec, index, *, any_steps=False):
+def _check_trials(name, trials, task, index, *, any_steps=False):
+  spec = task.spec
   _require(isinstance(trials, interfaces.Trials), f'{name}: it gives no Trials')
   steps = trials.mask.shape[0] if any_steps else spec.num_steps
   prefix = (steps, *index.shape)
@@ -133,6 +140,7 @@ def _check_trials(name, trials, spec, index, *, any_steps=False):
   _require(np.all(np.asarray(trials.mask) >= 0), f'{name}: a mask is negative')
   try:
     base.check_judged(spec.name, trials)
+    base.check_labels(task, trials)
   except ValueError as error:
     raise AssertionError(f'{name}: {error}') from error
   np.testing.assert_allclose(
@@ -173,6 +181,20 @@ def _check_scores(task, trials):
     _require(
       np.isfinite(value), f'metric {name!r} reads outputs nobody asks for'
     )
+  for name, value in task.metrics(outputs, _padded(trials)).items():
+    _require(
+      np.array_equal(value, scores[name]),
+      f'metric {name!r} reads targets nobody asks for',
+    )
+
+
+def _padded(trials):
+  """The trials with targets that are none where nothing is asked."""
+  targets = trials.targets
+  is_label = jnp.issubdtype(targets.dtype, jnp.integer)
+  asked = jnp.expand_dims(trials.mask != 0, tuple(range(2, targets.ndim)))
+  targets = jnp.where(asked, targets, -100 if is_label else jnp.nan)
+  return dataclasses.replace(trials, targets=targets)
 
 
 def _scored(what, function, outputs, *rest):

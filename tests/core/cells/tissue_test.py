@@ -18,7 +18,7 @@ from bionet_core import (
   testing,
   unroll,
 )
-from bionet_core.cells import tissue
+from bionet_core.cells import lattice, tissue
 from tests.core.cells import tissues
 
 CELLS_TESTED = {'tissue': {'hidden': (3,)}}
@@ -65,10 +65,10 @@ def looped_means(states):
 def test_means_are_those_of_the_neighbours_there_are(num_cells):
   """Truth: a loop over cells. Mutant: the row closed to a ring."""
   states = np.random.default_rng(num_cells).uniform(size=(2, 3, num_cells))
-  got = tissue.row_means(jnp.asarray(states))
+  got = lattice.row_means(jnp.asarray(states))
   wanted = np.apply_along_axis(looped_means, -1, states)
   np.testing.assert_allclose(got, wanted, rtol=1e-6)
-  alone = tissue.row_means(jnp.asarray(states[0, 0]))
+  alone = lattice.row_means(jnp.asarray(states[0, 0]))
   np.testing.assert_allclose(alone, wanted[0, 0], rtol=1e-6)
   if num_cells > 2:
     ring = (np.roll(states, 1, -1) + np.roll(states, -1, -1)) / 2
@@ -82,7 +82,7 @@ def test_means_by_hand():
     ([0.2, 0.8], [0.8, 0.2]),
     ([0.2, 0.8, 0.6], [0.8, 0.4, 0.8]),
   ):
-    got = tissue.row_means(jnp.array(states))
+    got = lattice.row_means(jnp.array(states))
     np.testing.assert_allclose(got, wanted, rtol=1e-6)
 
 

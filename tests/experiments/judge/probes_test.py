@@ -248,7 +248,7 @@ def test_the_picture_shows_the_arrays(tmp_path, monkeypatch):
   """Truth: small arrays, read back from the axes before they are a picture.
 
   Counters, and what is never set, are left out; steps that are asked for are
-  marked above the outputs.
+  marked on the outputs.
   """
   saved = []
   save = figure.Figure.savefig
@@ -280,7 +280,7 @@ def test_the_picture_shows_the_arrays(tmp_path, monkeypatch):
       values = recorded[name][:, column].reshape(5, -1)[:, :64]
       shown = images[2 * row + column].images[0].get_array()
       np.testing.assert_allclose(shown, values.T)
-  assert [axes.get_title() for axes in images[:2]] == [
+  assert [axes.get_title().splitlines()[0] for axes in images[:2]] == [
     'held-out trial 4',
     'held-out trial 1',
   ]

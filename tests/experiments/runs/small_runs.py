@@ -2,11 +2,14 @@
 """Small sizes of every plugin, and which of them fit each other."""
 
 import itertools
+import pathlib
 
 import jax
 import numpy as np
 
 from experiments.configs import compose
+
+TESTS = pathlib.Path(__file__).parents[2]
 
 # Small sizes of every plugin; a new one has to enter here.
 TASKS = {
@@ -32,6 +35,10 @@ TASKS = {
     'num_held_out': 4,
   },
   'flip_flop': {'length': 4, 'num_held_out': 4},
+  'from_csv': {
+    'path': str(TESTS / 'tasks' / 'recorded' / 'trials.csv'),
+    'trial': 'trial',
+  },
   'lorenz': {'length': 4, 'num_held_out': 4},
   'prototypes': {
     'num_prototypes': 3,

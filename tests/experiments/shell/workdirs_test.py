@@ -9,7 +9,7 @@ import os
 
 import pytest
 
-from bionet_learners.training import files
+from bionet_learners.training import environment, files
 from bionet_tasks.temporal import copying as copying_task
 from experiments.configs import copying as copying_config
 from experiments.configs import prototypes as prototypes_config
@@ -140,7 +140,7 @@ def test_a_config_equals_what_was_read_of_it(tmp_path):
 def test_what_changed_since_is_noted(config, tmp_path):
   """Truth: the versions and the device that were put there by hand."""
   workdirs.create(tmp_path, config, SPEC)
-  now = workdirs._environment()
+  now = environment.record()
   _changed(
     tmp_path,
     versions={'jax': '0.0.1', 'python': '2.7'},

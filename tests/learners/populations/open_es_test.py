@@ -311,7 +311,10 @@ def nan_above(limit):
 
 @pytest.mark.parametrize('rank_losses', [False, True])
 def test_members_without_a_number_do_not_reach_the_parameters(rank_losses):
-  """Truth: NumPy over the whole pairs; with ranks NaN is the worst."""
+  """Truth: NumPy, where a member without a number has the worst finite loss.
+
+  Mutant: such a member is worse than that, by a rank.
+  """
   learner = make(nan_above(1.1), std=0.3, rank_losses=rank_losses)
   state = started(learner)
   xi, theta = drawn(state, 4), flat(state.params)
@@ -320,16 +323,17 @@ def test_members_without_a_number_do_not_reach_the_parameters(rank_losses):
   assert 0 < good.sum() < 8 and (good[:4] & good[4:]).any()
   heights = 5 + np.sum(((points - GOAL) @ BEND) * (points - GOAL), 1) / 2
   mean = heights[good].mean()
-  if rank_losses:
-    heights = np.where(good, heights, np.inf)
-    heights = (stats.rankdata(heights) - 1) / 7 - 0.5
-    whole = np.ones(4, bool)
-  else:
-    whole = good[:4] & good[4:]
-  difference = (heights[:4] - heights[4:])[whole]
-  exact = difference @ xi[whole] / (2 * 0.3 * whole.sum())
+
+  def exact(heights):
+    if rank_losses:
+      heights = (stats.rankdata(heights) - 1) / 7 - 0.5
+    return (heights[:4] - heights[4:]) @ xi / (2 * 0.3 * 4)
+
   got, metrics = estimate(learner, state)
-  np.testing.assert_allclose(got, exact, rtol=1e-4, atol=1e-6)
+  worst = exact(np.where(good, heights, heights[good].max()))
+  np.testing.assert_allclose(got, worst, rtol=1e-4, atol=1e-6)
+  if rank_losses:
+    assert not np.allclose(got, exact(np.where(good, heights, 1e9)))
   np.testing.assert_allclose(metrics['loss'], mean, rtol=1e-5)
 
 

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 from bionet_core import information, interfaces, unroll
-from bionet_core.cells import tissue
+from bionet_core.cells import lattice, tissue
 from bionet_learners import base, oracles
 from bionet_learners.sampling import score_function
 
@@ -272,7 +272,7 @@ def test_pinned_cells_and_rests_draw_nothing():
   xi = jax.vmap(lambda key: jax.random.normal(key, (5,)))(
     unroll.trial_keys(KEY, batch.index)
   )
-  powers = tissue.row_means(state)[..., None] ** np.arange(3)[None, None]
+  powers = lattice.row_means(state)[..., None] ** np.arange(3)[None, None]
   wanted = np.einsum('bi,bij->bj', xi[:, 1:-1], powers[:, 1:-1])
   wanted *= np.sqrt(0.05) / 0.3
   wanted[::2] = 0

@@ -130,7 +130,7 @@ def test_another_template_is_refused_and_the_leaf_named(
     ),
     (
       lambda: small_states.train_state('rbg'),
-      r'key is uint32\[2\], and uint32\[4\] is needed',
+      r'key is key<threefry2x32>\[\], and key<rbg>\[\] is needed',
     ),
     (
       lambda: small_states.train_state().replace(network_state={}),

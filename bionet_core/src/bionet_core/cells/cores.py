@@ -167,7 +167,7 @@ def _folded(keys: jax.Array) -> jax.Array:
 
 
 def _key_shape() -> jax.ShapeDtypeStruct:
-  return jax.eval_shape(jax.random.key, 0)
+  return jax.eval_shape(lambda: unroll.seed_key(0))
 
 
 def _draws(function: Callable, params, *args) -> bool:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A tissue: cells in a row that read their neighbours and settle on a fate."""
+"""A tissue: cells that read their neighbours and settle on a fate."""
 
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from bionet_core import interfaces, noise
+from bionet_core.cells import lattice
 
 
 class Rate(NamedTuple):
@@ -135,32 +136,14 @@ def fixed_rate(function: Callable[[jax.Array], jax.Array]) -> Rate:
   return Rate(lambda key: {}, apply)
 
 
-def row_means(states: jax.Array) -> jax.Array:
-  """Mean state of each cell's neighbours in a row: `[..., N]`.
-
-  The ends have one neighbour; a single cell is its own.
-  """
-  num_cells = states.shape[-1]
-  if num_cells == 1:
-    return states
-  # Sums of padded rows, since what reads a concatenation is not vectorized.
-  rows = [(0, 0)] * (states.ndim - 1)
-  total = jnp.pad(states[..., :-1], [*rows, (1, 0)]) + jnp.pad(
-    states[..., 1:], [*rows, (0, 1)]
-  )
-  share = np.full(num_cells, 0.5, states.dtype)
-  share[[0, -1]] = 1.0
-  return total * jnp.asarray(share)[(None,) * (states.ndim - 1)]
-
-
 def cell_from_rate(
   rate: Rate,
   num_cells: int,
   *,
-  pinned: bool = False,
+  pinned: bool | Sequence[int] = False,
   spread: float = 0.1,
   remat: bool = True,
-  means: Callable[[jax.Array], jax.Array] = row_means,
+  means: lattice.MeansFn = lattice.row_means,
 ) -> interfaces.Cell:
   """The stochastic dynamics of N cells as a Cell.
 
@@ -177,28 +160,35 @@ def cell_from_rate(
   Args:
     rate: the regulatory function f, the same in every cell.
     num_cells: N.
-    pinned: hold the two ends at 0.
+    pinned: hold the two ends at 0; or the cells of these numbers.
     spread: half the width of the initial states, up to .5.
     remat: recompute the inside of a step in the backward pass, which leaves the
       states alone in memory.
     means: from states `[..., N]` to the mean of each one's neighbours; another
-      function makes another tissue than a row.
+      function makes another tissue than a row, e.g. `lattice.torus(16, 4)`.
 
   Raises:
-    ValueError: for a size or a spread out of range.
+    ValueError: for a size or a spread out of range, or if no cell is free.
   """
   if num_cells < 1:
     raise ValueError(f'num_cells={num_cells}: must be at least 1.')
   if not 0 <= spread <= 0.5:
     raise ValueError(f'spread={spread}: must be from 0 to 0.5.')
-  if pinned and num_cells < 3:
+  if pinned is True and num_cells < 3:
     raise ValueError(
       f'pinned={pinned}: must be False, or the tissue have at least 3 cells; '
       f'of {num_cells} none is between two ends.'
     )
-  free = jnp.ones(num_cells)
-  if pinned:
-    free = free.at[jnp.array([0, -1])].set(0.0)
+  held = [0, num_cells - 1] if pinned is True else list(pinned or ())
+  if any(not 0 <= cell < num_cells for cell in held):
+    raise ValueError(
+      f'pinned={pinned}: must be numbers of cells, from 0 to {num_cells - 1}.'
+    )
+  free = np.ones(num_cells, np.float32)
+  free[held] = 0.0
+  if not np.any(free):
+    raise ValueError(f'pinned={pinned}: must leave a cell that is free.')
+  free = jnp.asarray(free, float)
 
   def init(key, inputs):
     chex.assert_shape(inputs, (None, 2))
@@ -255,30 +245,39 @@ def tissue(
   hidden: tuple[int, ...] = (8, 8),
   centred: bool = True,
   bound: float = 0.0,
+  rows: int = 1,
+  geometry: str = 'grid',
   pinned: bool = False,
   spread: float = 0.1,
   steepness: float = 0.0,
   output_std: float = 0.0,
   knots: int = 0,
 ) -> interfaces.Cell:
-  """A row of `spec.num_outputs` cells with a regulatory network to learn.
+  """A tissue of `spec.num_outputs` cells with a regulatory network to learn.
+
+  The dynamics are those of `cell_from_rate`, the rate is
+  `regulatory_network(hidden, centred=, bound=, steepness=, output_std=,
+  knots=)`.
 
   Args:
-    spec: sizes; the outputs are the cells.
-    hidden: sizes of the hidden layers of the network.
-    centred: give it 2 (m - .5), not the mean m of a cell's neighbours.
-    bound: the largest rate |f|; 0: none.
-    pinned: hold the two ends at 0.
+    spec: the task's sizes.
+    hidden: sizes of the hidden layers of the rate.
+    centred: centre its input.
+    bound: the largest |f|; 0: none.
+    rows: rows of equal length in which the cells lie, numbered row by row.
+    geometry: whose states a cell reads: 'grid', the cells beside it; 'torus',
+      likewise, each row and each column being closed to a ring; or the path
+      `module:factory` of a `(num_cells, rows) -> (states [..., N] -> means)`.
+    pinned: hold the cells at the border at 0: of a single row its two ends.
     spread: half the width of the initial states, up to .5.
-    steepness: standard deviation, at the start, of the slopes in m of the first
-      layer's units, which then switch at m ~ U(0, 1); 0: as Haiku draws them.
-    output_std: standard deviation of the network's output over m in [0, 1] at
-      the start, before the bound; 0: as Haiku draws it.
-    knots: the rate is linear between so many and one more equally spaced m; 0:
-      the network itself.
+    steepness: of the rate at the start.
+    output_std: likewise.
+    knots: of the rate; 0: the network itself.
 
   Raises:
-    ValueError: for a setting out of range.
+    KeyError: for a geometry that there is not.
+    ValueError: for a setting out of range, rows that do not divide the cells,
+      or pinned cells on a torus, which has no border.
   """
   rate = regulatory_network(
     hidden,
@@ -288,4 +287,15 @@ def tissue(
     output_std=output_std,
     knots=knots,
   )
-  return cell_from_rate(rate, spec.num_outputs, pinned=pinned, spread=spread)
+  num_cells = spec.num_outputs
+  means = lattice.geometry(geometry, num_cells, rows)
+  if pinned and geometry == 'torus':
+    raise ValueError(
+      f'pinned={pinned}: must be False on a torus, which has no border.'
+    )
+  held = pinned
+  if pinned and rows > 1:
+    held = lattice.border(num_cells, rows)
+  return cell_from_rate(
+    rate, num_cells, pinned=held, spread=spread, means=means
+  )

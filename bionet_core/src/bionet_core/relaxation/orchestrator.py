@@ -228,12 +228,17 @@ class SequentialOrchestrator:
       params: tree `{edge: {name: array}}`.
       constants: tree `{edge: {name: array}}`.
       state: a settled state.
-      targets: int classes `[B]` or labels float `[B, O]`.
+      targets: int classes `[B]` or labels float `[B, O]`; of a trial of weight
+        0 they are not read.
       gate: float `[B, 1]`, a weight of each trial's update; 1 by default.
 
     Returns:
       float `[]`.
     """
+    if gate is not None:
+      chex.assert_shape(gate, (targets.shape[0], 1))
+      weighs = gate[:, 0] if targets.ndim == 1 else gate
+      targets = jnp.where(weighs != 0, targets, 0)
     labels = self._labels(targets)
     state = jax.lax.stop_gradient(state)
     weights = self._weights(params, constants)
@@ -257,7 +262,6 @@ class SequentialOrchestrator:
         live = field + slope / math.sqrt(fan_in)
         per_trial += layer.losses(constants[name], live, target)
     if gate is not None:
-      chex.assert_shape(gate, (per_trial.shape[0], 1))
       per_trial *= gate[:, 0]
     return jnp.mean(per_trial)
 

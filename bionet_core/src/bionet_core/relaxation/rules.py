@@ -5,6 +5,8 @@ import chex
 import jax
 import jax.numpy as jnp
 
+from bionet_core import class_labels
+
 
 def perceptron(
   field: jax.Array, target: jax.Array, threshold: jax.Array
@@ -41,11 +43,16 @@ def signed_labels(targets: jax.Array, num_classes: int) -> jax.Array:
     num_classes: the size of the output row.
 
   Returns:
-    float `[B, num_classes]`.
+    float `[B, num_classes]`; NaN for an int that is no class.
+
+  Raises:
+    ValueError: for an int that is no class, where targets are concrete.
   """
   if jnp.issubdtype(targets.dtype, jnp.floating):
     chex.assert_shape(targets, (None, num_classes))
     return targets
   chex.assert_rank(targets, 1)
+  class_labels.check_classes(targets, num_classes)
   hit = targets[:, None] == jnp.arange(num_classes)[None, :]
-  return jnp.where(hit, 1.0, -1.0)
+  is_class = jnp.any(hit, axis=-1, keepdims=True)
+  return jnp.where(hit, 1.0, jnp.where(is_class, -1.0, jnp.nan))

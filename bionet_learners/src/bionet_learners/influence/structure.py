@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from bionet_core import interfaces
+from bionet_core import interfaces, unroll
 from bionet_learners.influence import operations, reach, row_sets, rules
 from bionet_learners.synapses import program
 
@@ -160,7 +160,7 @@ def _traced(
   cell: interfaces.Cell, input_shape: Sequence[int], dtype: jnp.dtype
 ) -> _Traced:
   """Traces a cell and one backward pass through its step, on one trial."""
-  key = jax.eval_shape(lambda: jax.random.key(0))
+  key = jax.eval_shape(lambda: unroll.seed_key(0))
   keys = jax.ShapeDtypeStruct((1,), key.dtype)
   inputs = jax.ShapeDtypeStruct((1, *input_shape), dtype)
   init, (params, constants) = program.read(cell.init, key, inputs)

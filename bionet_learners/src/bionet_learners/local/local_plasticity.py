@@ -75,7 +75,11 @@ def local_plasticity(
   phases = (('free', warm_up), ('all', clamped), ('free', free))
 
   def estimate(params, constants, rule_state, key, trials):
-    inputs, targets = trials.inputs[0], trials.targets[0]
+    inputs, mask = trials.inputs[0], trials.mask[0][:, None]
+    # A trial of weight 0 may have any label, and none that is a class.
+    targets = trials.targets[0]
+    weighs = mask[:, 0] if targets.ndim == 1 else mask
+    targets = jnp.where(weighs != 0, targets, 0)
     keys = unroll.trial_keys(key, trials.index)
     state = network.initial_state(params, constants, inputs, targets)
     changed = jnp.zeros(1)
@@ -85,7 +89,7 @@ def local_plasticity(
           params, constants, state, keys, messages=messages, sweeps=sweeps
         )
     objective, updates = jax.value_and_grad(network.local_loss)(
-      params, constants, state, targets, trials.mask[0][:, None]
+      params, constants, state, targets, mask
     )
     metrics = {'changed': changed[-1]}
     return base.Estimate(updates, objective, metrics), rule_state

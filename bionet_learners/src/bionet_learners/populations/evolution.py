@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from bionet_core import interfaces, unroll
-from bionet_learners import base
+from bionet_learners import base, padding
 from bionet_learners.populations import population
 
 
@@ -145,6 +145,7 @@ def evolution(
     )
 
   def predict(state, key, trials):
+    trials = padding.without_padding(trials, keep_unasked=True)
     return model.predict(state.params, state.constants, key, trials)
 
   def take_over(before):

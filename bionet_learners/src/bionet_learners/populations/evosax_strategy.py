@@ -1,20 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
 """Any strategy of evosax, by its name, as a Learner."""
 
-import difflib
-import importlib
 import inspect
 from collections.abc import Mapping
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 
 from bionet_core import interfaces, unroll
-from bionet_learners import base
-from bionet_learners.populations import population
+from bionet_learners import base, padding
+from bionet_learners.populations import population, strategies
 
 
 def evosax_strategy(
@@ -45,7 +41,9 @@ def evosax_strategy(
     loss: the loss of one step.
     devices: the population is split over them.
     strategy: the strategy's name in `evosax.algorithms`.
-    population_size: P, a multiple of the number of devices.
+    population_size: P, a multiple of the number of devices. Some strategies
+      need more than one member, or an even number; LM_MA_ES takes at most twice
+      as many as there are parameters.
     settings: numbers by their evosax names: the strategy's parameters
       ('std_init'), and arguments of its class ('std_schedule', a constant). In
       a config they are set whole. Learning rates are those of the optimizer
@@ -63,20 +61,23 @@ def evosax_strategy(
     ImportError: if evosax is not installed.
     TypeError: if `cell` is not a Cell.
     KeyError: for a strategy or a setting that is not there.
-    ValueError: for a strategy that cannot be run so, or sizes that cannot be.
+    ValueError: for a strategy that cannot be run so, or sizes that cannot be;
+      what depends on the number of parameters is said when a state is made.
 
   Source: R. T. Lange, "evosax: JAX-based Evolution Strategies",
   arXiv:2212.04180 (2022).
   """
   base.require_kind('evosax', cell, interfaces.Cell)
-  kind, settings = _strategy_class(strategy), dict(settings or {})
-  _check_settings(strategy, kind, settings)
+  kind, settings = strategies.strategy_class(strategy), dict(settings or {})
+  strategies.check_settings(strategy, kind, settings)
   keeps_population = 'population' in inspect.signature(kind.init).parameters
   if predict_mean and keeps_population:
     raise ValueError(
       f'predict_mean={predict_mean}: must be False for {strategy}, whose '
       'population has no mean.'
     )
+  if population_size == 1:
+    strategies.check_alone(strategy, kind, settings, keeps_population)
   model = unroll.model_from_cell(cell)
   judge = population.make_judge(
     cell, loss, population_size, common_noise=common_noise, devices=devices
@@ -89,7 +90,7 @@ def evosax_strategy(
     # Made of zeros on the host, while tracing too: it holds no traced array.
     like = jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), params)
     with jax.ensure_compile_time_eval():
-      return _make(strategy, kind, population_size, like, settings)
+      return strategies.make(strategy, kind, population_size, like, settings)
 
   def init(key, trials):
     params, constants = model.init(key, trials)
@@ -101,10 +102,12 @@ def evosax_strategy(
           model, member_key, trials, population_size
         )
         judged = judge_alone(members, constants, noise_key, trials)
-        told = _without_holes(population.finite_losses(judged))
+        told = population.without_holes(population.finite_losses(judged))
         memory = made.init(start_key, members, told, parameters)
       else:
         memory = made.init(start_key, params, parameters)
+      asked, _ = jax.eval_shape(made.ask, start_key, memory, parameters)
+      strategies.check_members(strategy, population_size, asked, params)
     return base.LearnerState(
       params=params,
       constants=constants,
@@ -123,7 +126,7 @@ def evosax_strategy(
     judged = judge(members, state.constants, key, trials)
     losses = population.finite_losses(judged)
     with jax.numpy_rank_promotion('allow'):
-      told = _without_holes(losses)
+      told = population.without_holes(losses)
       memory, _ = made.tell(tell_key, members, told, memory, parameters)
       mean = made.get_mean(memory) if predict_mean else None
     best = jnp.argmin(losses)
@@ -145,90 +148,10 @@ def evosax_strategy(
     return state, {**found[1], **population.spread_metrics(losses)}
 
   def predict(state, key, trials):
+    trials = padding.without_padding(trials, keep_unasked=True)
     return model.predict(state.params, state.constants, key, trials)
 
   return base.Learner(init, update, predict, partition='population')
-
-
-def _strategy_class(name: str) -> Any:
-  try:
-    algorithms = importlib.import_module('evosax.algorithms').algorithms
-  except ImportError as error:
-    raise ImportError(
-      "learner 'evosax' needs the package evosax, which is not installed: "
-      "pip install 'bionet[evolution]'."
-    ) from error
-  if name not in algorithms:
-    near = difflib.get_close_matches(name, algorithms, n=1, cutoff=0.5)
-    hint = f' Did you mean {near[0]!r}?' if near else ''
-    raise KeyError(
-      f'strategy={name!r}: must be one of evosax.{hint} There are: '
-      f'{", ".join(sorted(algorithms))}.'
-    )
-  kind = algorithms[name]
-  for argument in inspect.signature(kind).parameters.values():
-    known = argument.name in ('population_size', 'solution')
-    if argument.default is argument.empty and not known:
-      raise ValueError(
-        f'strategy={name!r}: must be one that needs numbers alone; it needs '
-        f'{argument.name!r}.'
-      )
-  return kind
-
-
-def _check_settings(name, kind, settings) -> None:
-  """Refuses a setting that the strategy lacks, or one that is no number."""
-  # The parameters of a strategy for two numbers have the names of any other's.
-  with jax.ensure_compile_time_eval(), jax.numpy_rank_promotion('allow'):
-    probe = kind(4, np.zeros(2, np.float32))
-    parameters = vars(probe.default_params)
-  known = sorted({*parameters, *_arguments(kind)})
-  for setting, value in settings.items():
-    if setting not in known:
-      near = difflib.get_close_matches(setting, known, n=1)
-      hint = f' Did you mean {near[0]!r}?' if near else ''
-      raise KeyError(
-        f'settings.{setting}={value!r}: must be a setting of {name}.{hint} '
-        f'There are: {", ".join(known)}.'
-      )
-    if not isinstance(value, int | float):
-      raise ValueError(f'settings.{setting}={value!r}: must be a number.')
-
-
-def _arguments(kind) -> list[str]:
-  """Arguments of a strategy's class that a number can set."""
-  return [
-    name
-    for name, argument in inspect.signature(kind).parameters.items()
-    if name == 'std_schedule'
-    or (name != 'population_size' and isinstance(argument.default, int | float))
-  ]
-
-
-def _make(name, kind, population_size, like, settings):
-  """The strategy for parameters like these, and its parameters."""
-  arguments = {k: v for k, v in settings.items() if k in _arguments(kind)}
-  if 'std_schedule' in arguments:
-    std = arguments['std_schedule']
-    arguments['std_schedule'] = optax.constant_schedule(std)
-  try:
-    made = kind(population_size, like, **arguments)
-  except AssertionError as error:  # evosax says so of what a caller chose
-    raise ValueError(f'strategy={name!r}: {error}') from error
-  own = {k: v for k, v in settings.items() if k not in arguments}
-  parameters = made.default_params
-  own = {
-    k: jnp.asarray(v, jnp.result_type(getattr(parameters, k)))
-    for k, v in own.items()
-  }
-  return made, parameters.replace(**own)
-
-
-def _without_holes(losses: jax.Array) -> jax.Array:
-  """Losses with infinities replaced by the worst finite loss, or 0."""
-  finite = jnp.isfinite(losses)
-  worst = jnp.max(losses, where=finite, initial=-jnp.inf)
-  return jnp.where(finite, losses, jnp.where(jnp.any(finite), worst, 0.0))
 
 
 def _like(tree: interfaces.ArrayTree, params: interfaces.ArrayTree):

@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import optax
 
 from bionet_core import interfaces, unroll
-from bionet_learners import base
+from bionet_learners import base, padding
 from bionet_learners.populations import population
 
 
@@ -52,9 +52,8 @@ def open_es(
 
   Returns:
     A Learner; its metrics are means over the members ('loss' is the smoothed
-    loss), 'loss_std', and the norms of estimate and step. A pair with a member
-    whose loss is no finite number says nothing; with ranks, such a member is
-    the worst.
+    loss), 'loss_std', and the norms of estimate and step. A member whose loss
+    is no finite number counts as the worst that has one.
 
   Raises:
     TypeError: if `cell` is not a Cell.
@@ -104,13 +103,12 @@ def open_es(
     judged = judge(members, state.constants, key, trials)
     losses = population.finite_losses(judged)
     finite = jnp.isfinite(losses)
-    heights = centred_ranks(losses) if rank_losses else losses
-    ahead, behind = heights[:num_pairs], heights[num_pairs:]
-    # inf - inf is NaN, and so is 0 * NaN: what says nothing is cut out first.
-    weights = jnp.where(jnp.isfinite(ahead - behind), ahead - behind, 0.0)
-    whole = jnp.maximum(jnp.sum(jnp.isfinite(ahead - behind)), 1)
+    heights = population.without_holes(losses)
+    if rank_losses:
+      heights = centred_ranks(heights)
+    weights = heights[:num_pairs] - heights[num_pairs:]
     gradient = jax.tree.map(
-      lambda xi: (jnp.tensordot(weights, xi, 1) / (2 * std * whole)).astype(
+      lambda xi: (jnp.tensordot(weights, xi, 1) / (2 * std * num_pairs)).astype(
         xi.dtype
       ),
       noise,
@@ -135,6 +133,7 @@ def open_es(
     return state, metrics
 
   def predict(state, key, trials):
+    trials = padding.without_padding(trials, keep_unasked=True)
     return model.predict(state.params, state.constants, key, trials)
 
   return base.Learner(init, update, predict, partition='population')

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from bionet_core import interfaces, unroll
-from bionet_learners import base
+from bionet_learners import base, padding
 
 _MUTATION = np.uint32(2**32 - 2)  # no trial of a run has this number
 
@@ -24,7 +24,10 @@ class Judge(Protocol):
     key: jax.Array,
     trials: interfaces.Trials,
   ) -> dict[str, jax.Array]:
-    """Judges members, every leaf `[P, ...]`: `{'loss': [P], **metrics}`."""
+    """Judges members, every leaf `[P, ...]`: `{'loss': [P], **metrics}`.
+
+    Inputs after the last asked step of a trial are set to 0.
+    """
     ...
 
 
@@ -72,6 +75,7 @@ def make_judge(
     return {'loss': total, **metrics}
 
   def judge(members, constants, key, trials):
+    trials = padding.without_padding(trials)
     first = devices.index() * share
     each_params = jax.tree.map(
       lambda x: jax.lax.dynamic_slice_in_dim(x, first, share), members
@@ -116,6 +120,17 @@ def finite_losses(judged: dict[str, jax.Array]) -> jax.Array:
   """Losses `[P]`; infinity, the worst, for members without a number."""
   losses = judged['loss']
   return jnp.where(jnp.isfinite(losses), losses, jnp.inf)
+
+
+def without_holes(losses: jax.Array) -> jax.Array:
+  """Losses `[P]`, the worst finite one for each that is infinite; 0 if all are.
+
+  What averages losses, or ranks them, then takes a member without a number for
+  as bad as the worst that has one, and stays finite itself.
+  """
+  finite = jnp.isfinite(losses)
+  worst = jnp.max(losses, where=finite, initial=-jnp.inf)
+  return jnp.where(finite, losses, jnp.where(jnp.any(finite), worst, 0.0))
 
 
 def spread_metrics(losses: jax.Array) -> dict[str, jax.Array]:

@@ -26,7 +26,8 @@ def score_function(
   loss may be a step function of the outputs and a statistic over all trials,
   such as the hard utility of patterns. The baseline L(all but b) does not know
   what b drew, so it changes no expectation; for the mean of trials' losses it
-  is the mean of the others', A_b = (l_b - mean of others) / B.
+  is the mean of the others', A_b = (l_b - mean of others) / B. At a step where
+  b is not asked the two are the same, and A_b is 0.
 
   Unbiased for E[L] over B trials, and without a bias from clips and thresholds,
   where backpropagation sees slopes of 0. Its variance grows with time and falls
@@ -64,8 +65,8 @@ def score_function(
   if log_density is None:
     raise TypeError(
       'score_function learns from the noise in the dynamics, and this Cell has '
-      'no log_density: choose a noisy cell such as the tissue, or a learner '
-      'that differentiates, such as bptt.'
+      'no log_density: make it noisy by bionet_core.noisy, or choose a cell '
+      'such as the tissue, or a learner that differentiates, such as bptt.'
     )
   if devices.count > 1:
     raise ValueError(
@@ -97,9 +98,9 @@ def score_function(
       )
 
     def advantages(value, emission, targets, mask):
-      """A `[B]` of one step; 0 where nobody is asked."""
+      """A `[B]` of one step; 0 for those that are not asked."""
       if not baseline:
-        return jnp.full(size, value)
+        return jnp.where(mask != 0, value, 0)
 
       def without(b):
         others = jnp.where(jnp.arange(size) == b, 0.0, size / (size - 1))
@@ -107,7 +108,9 @@ def score_function(
 
       return jax.lax.cond(
         jnp.any(mask != 0),
-        lambda: value - jax.vmap(without)(jnp.arange(size)),
+        lambda: jnp.where(
+          mask != 0, value - jax.vmap(without)(jnp.arange(size)), 0
+        ),
         lambda: jnp.zeros(size, value.dtype),
       )
 

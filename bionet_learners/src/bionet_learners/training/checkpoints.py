@@ -100,8 +100,8 @@ def load_checkpoint(
   Raises:
     FileNotFoundError: if there is none, or another process deletes it.
     CorruptCheckpointError: if its files are not what was written.
-    ValueError: if the saved tree, a shape or a dtype is not the template's; it
-      names the first leaf that differs.
+    ValueError: if the saved tree, a shape, a dtype or the generator of a key is
+      not the template's; it names the first leaf that differs.
   """
   path = pathlib.Path(path).absolute()
   try:
@@ -118,11 +118,17 @@ def _load(
   verify(path)
   with ocp.StandardCheckpointer() as checkpointer:
     saved = checkpointer.metadata(path).item_metadata.tree[_ROOT]
+    # The metadata know of a key its words alone: whether they are a key, and of
+    # which generator, is seen when they are there.
+    wanted = _keys_as_saved(template, saved)
     leaves = {**_leaves(saved), **_read_empty(path)}
-    _check_leaves(leaves, _leaves(template), f'checkpoint {path}: ')
-    arrays, _ = _without_empty(template)
-    wanted = {_ROOT: jax.tree.map(_placed, arrays)}
-    return _with_empty(checkpointer.restore(path, wanted)[_ROOT], template)
+    _check_leaves(leaves, _leaves(wanted), f'checkpoint {path}: ')
+    arrays, _ = _without_empty(wanted)
+    placed = {_ROOT: jax.tree.map(_placed, arrays)}
+    arrays = checkpointer.restore(path, placed)[_ROOT]
+  restored = _with_empty(arrays, template)
+  check_like(restored, template, f'checkpoint {path}: ')
+  return restored
 
 
 def verify(path: pathlib.Path) -> None:
@@ -303,13 +309,25 @@ def _digests(path: pathlib.Path) -> dict[str, str]:
   }
 
 
-def _leaves(tree: interfaces.ArrayTree) -> dict[str, str]:
-  """Every array of a tree, or of a checkpoint's metadata: 'float32[3, 4]'.
+def _keys_as_saved(
+  template: interfaces.ArrayTree, saved: interfaces.ArrayTree
+) -> interfaces.ArrayTree:
+  """The template, its keys replaced by the words that are saved of them."""
+  found = {_name(where): x for where, x in jax.tree.leaves_with_path(saved)}
 
-  Typed PRNG keys are what Orbax saves of them: their uint32 data.
-  """
+  def as_saved(where, leaf):
+    words = found.get(_name(where))
+    if not _is_key(leaf) or words is None or words.dtype != np.uint32:
+      return leaf
+    return jax.ShapeDtypeStruct(words.shape, words.dtype)
+
+  return jax.tree.map_with_path(as_saved, template)
+
+
+def _leaves(tree: interfaces.ArrayTree) -> dict[str, str]:
+  """Every array of a tree, or of a checkpoint's metadata: 'float32[3, 4]'."""
   return {
-    jax.tree_util.keystr(where, simple=True, separator='/'): _describe(leaf)
+    _name(where): _describe(leaf)
     for where, leaf in jax.tree.leaves_with_path(tree)
   }
 
@@ -342,6 +360,14 @@ def _read_empty(path: pathlib.Path) -> dict[str, str]:
   return json.loads(file.read_text(encoding='utf-8')) if file.exists() else {}
 
 
+def _name(where) -> str:
+  return jax.tree_util.keystr(where, simple=True, separator='/')
+
+
+def _is_key(leaf) -> bool:
+  return jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
+
+
 def _placed(leaf) -> jax.ShapeDtypeStruct:
   """A leaf of a template, to be restored to this machine's first device."""
   device = jax.local_devices()[0]
@@ -351,8 +377,10 @@ def _placed(leaf) -> jax.ShapeDtypeStruct:
 
 
 def _describe(leaf) -> str:
-  if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
-    leaf = jax.eval_shape(jax.random.key_data, leaf)
+  if _is_key(leaf):
+    names = []  # of a key whose shape alone is known
+    jax.eval_shape(lambda key: names.append(jax.random.key_impl(key)), leaf)
+    return f'key<{names[0]}>{list(leaf.shape)}'
   return f'{np.dtype(leaf.dtype)}{list(leaf.shape)}'
 
 

@@ -18,6 +18,7 @@ import tqdm
 from bionet_core import interfaces
 from bionet_learners.training import (
   checkpoints,
+  environment,
   files,
   folders,
   keywords,
@@ -342,16 +343,26 @@ def _check_counts(**counts: int) -> None:
 def _check_same_run(
   folder: pathlib.Path, rng_key: jax.Array, num_batches: int
 ) -> None:
-  """Raises ValueError if the folder is of another key or length of epoch."""
+  """Raises ValueError if the folder is of another key or length of epoch.
+
+  What else may change the numbers is recorded there, and what differs is told.
+  """
   key = rng_key
   if jnp.issubdtype(key.dtype, jax.dtypes.prng_key):
     key = jax.random.key_data(key)
-  wanted = {'num_batches': num_batches, 'rng_key': jax.device_get(key).tolist()}
+  wanted = {
+    'num_batches': num_batches,
+    'rng_key': jax.device_get(key).tolist(),
+    'generator': str(jax.random.key_impl(rng_key)),
+  }
+  here = environment.record()
   path = folder / 'loop.json'
   if not path.exists():
-    files.write_atomically(path, json.dumps(wanted))
+    files.write_atomically(path, json.dumps({**wanted, **here}))
     return
   begun = json.loads(path.read_text(encoding='utf-8'))
+  for note in environment.differences(begun, here):
+    _tell(f'{folder}: it may not go on bit for bit: {note}.')
   for name, value in wanted.items():
     if begun[name] != value:
       raise ValueError(

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import tqdm
 
+from bionet_core import unroll
 from bionet_learners import base
 from bionet_learners.training import (
   keywords,
@@ -48,7 +49,7 @@ def run_keys(seed: int) -> RunKeys:
   """
   if not 0 <= seed < 2**32:
     raise ValueError(f'seed={seed}: must be from 0 to 2**32 - 1.')
-  root = jax.random.fold_in(jax.random.key(seed), _RUN)
+  root = jax.random.fold_in(unroll.seed_key(seed), _RUN)
   return RunKeys(*jax.random.split(root, len(RunKeys._fields)))
 
 

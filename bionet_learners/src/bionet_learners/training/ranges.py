@@ -173,8 +173,8 @@ def check_finite(values: dict[str, float], where: str) -> None:
   bad = [name for name, value in values.items() if not math.isfinite(value)]
   if bad:
     raise FloatingPointError(
-      f'{where}: {bad[0]} is {values[bad[0]]}. Try a smaller learning rate, or '
-      'clip the gradient.'
+      f'{where}: {bad[0]} is {values[bad[0]]}. Try a smaller learning rate, '
+      'clip the gradient, or look in the data for NaN and labels of no class.'
     )
 
 

@@ -1,18 +1,24 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Cell-fate patterning: cells in a row agree on a pattern."""
+"""Cell-fate patterning: the cells of a tissue agree on a pattern."""
 
 import functools
 import math
+import textwrap
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 
 from bionet_core import information, interfaces, surrogate
 from bionet_tasks import base
+from bionet_tasks.population import utilities
 
 PATTERNS = 'most_frequent_patterns'
-"""What the task calls the ten most frequent patterns, with their shares."""
+"""What the task calls the ten most frequent patterns, with their shares.
+
+A pattern is a word of 0 and 1, a letter per cell; where cells lie in several
+rows, '/' stands between two of them: '1010/0101'.
+"""
+
 
 _MEASURES = {
   'loss': base.Measure('bits', 'minus the utility that is descended'),
@@ -22,6 +28,9 @@ _MEASURES = {
   'soft_utility': base.Measure('bits', 'the utility of graded fates'),
   'soft_s_pat': base.Measure('bits', 's_pat of graded fates'),
   'soft_s_rep': base.Measure('bits', 's_rep of graded fates'),
+  'own_utility': base.Measure('bits', 'the descended utility, your own'),
+  'own_s_pat': base.Measure('bits', 'its s_pat'),
+  'own_s_rep': base.Measure('bits', 'its s_rep'),
   'mean_fate': base.Measure('', 'share of the fates that are 1'),
   'distinct_patterns': base.Measure('', 'patterns that came out, a count'),
 }
@@ -32,6 +41,7 @@ _REFINED = {'held_out': 1, 'half_dt': 2, 'quarter_dt': 4}
 def cell_fate(
   *,
   num_cells: int = 7,
+  rows: int = 1,
   dt: float = 0.01,
   duration: float = 10.0,
   sigma: float = 0.1,
@@ -67,10 +77,16 @@ def cell_fate(
 
   Args:
     num_cells: N.
+    rows: rows of equal length in which the cells lie, numbered row by row: how
+      patterns are written and drawn. Which cells read each other is a matter of
+      the tissue.
     dt: time step of training.
     duration: time simulated in training, a multiple of dt.
     sigma: strength of the noise, 0 or more.
-    loss: 'hard' (evolution), 'soft' or 'exact'.
+    loss: the utility to be descended: 'hard' (evolution), 'soft' or 'exact'; or
+      the path `module:function` of a `utilities.UtilityFn`. The evaluations
+      then report 'own_utility', 'own_s_pat' and 'own_s_rep' of that one, beside
+      the hard utility, which stays the main metric.
     final_sigma: strength of the noise in training after `anneal_updates`, to
       which it goes geometrically; None: it stays. Evaluations have `sigma`.
     temperature: of the graded fates of 'soft' and 'exact'.
@@ -88,81 +104,26 @@ def cell_fate(
     held_out_duration: time simulated there.
 
   Raises:
-    ValueError: for a setting out of range, or too many cells for 'exact'.
+    KeyError: for a utility that there is not.
+    ValueError: for a setting out of range, too many cells for 'exact', or a
+      utility of one's own that is no Utility of three numbers.
   """
-  base.check_positive(
-    num_cells=num_cells,
-    num_groups=num_groups,
-    refinements=refinements,
-    num_held_out=num_held_out,
+  _check_sizes(num_cells, rows, num_groups, refinements, num_held_out)
+  _check_settings(
+    sigma=sigma,
+    final_sigma=final_sigma,
+    temperature=temperature,
+    final_temperature=final_temperature,
+    anneal_updates=anneal_updates,
+    bandwidth=bandwidth,
   )
-  if num_held_out < 2:
-    raise ValueError(
-      f'num_held_out={num_held_out}: must be at least 2; a single replicate '
-      'always agrees with itself.'
-    )
-  for name, value in (
-    ('temperature', temperature),
-    ('final_temperature', final_temperature),
-    ('final_sigma', final_sigma),
-    ('bandwidth', bandwidth),
-  ):
-    if value is not None and not value > 0:
-      raise ValueError(f'{name}={value}: must be above 0.')
-  if not sigma >= 0 or (final_sigma is not None and not sigma > 0):
-    raise ValueError(
-      f'sigma={sigma}: must be 0 or more, and above 0 where final_sigma is set.'
-    )
-  anneals = final_sigma is not None or final_temperature is not None
-  if anneal_updates < 0 or anneals != (anneal_updates > 0):
-    raise ValueError(
-      f'anneal_updates={anneal_updates}: must be above 0 where final_sigma or '
-      'final_temperature is set, and else 0.'
-    )
   coarse_steps = _num_steps('', duration, dt)
   num_steps = coarse_steps * 2 ** (refinements - 1)
   held_out_steps = _num_steps('held_out_', held_out_duration, held_out_dt)
 
-  def hard(states, temperature, weights=None):
-    del temperature
-    return information.hard_utility(states, weights=weights)
-
-  def soft(states, temperature, weights=None):
-    return information.soft_utility(
-      states,
-      temperature=temperature,
-      bandwidth=bandwidth,
-      straight_through=straight_through,
-      weights=weights,
-    )
-
-  def exact(states, temperature, weights=None):
-    return information.exact_soft_utility(
-      states,
-      temperature=temperature,
-      straight_through=straight_through,
-      weights=weights,
-    )
-
-  utilities = {'hard': hard, 'soft': soft, 'exact': exact}
-  if loss not in utilities:
-    raise ValueError(f'loss={loss!r}: must be one of {", ".join(utilities)}.')
-  if loss == 'exact':  # says so now if N is too large
-    jax.eval_shape(exact, jnp.zeros((2, num_cells)), 1.0)
-
-  def trials(index, dts, sigmas, temperatures):
-    steps = dts.shape[0]
-
-    def at_each_step(x):  # [B] -> [steps, B]
-      return jnp.broadcast_to(x, (steps, *index.shape))
-
-    last = jnp.arange(steps)[:, None] == steps - 1
-    return interfaces.Trials(
-      inputs=jnp.stack([dts, at_each_step(sigmas)], axis=-1),
-      targets=at_each_step(temperatures)[..., None],
-      mask=jnp.where(at_each_step(last), 1.0, 0.0),
-      index=index,
-    )
+  built_in = utilities.built_in(bandwidth, straight_through)
+  descended = utilities.find(loss, built_in, num_cells)
+  own = None if loss in built_in else descended
 
   def sample(key, index, batch_size=None):
     del key
@@ -180,38 +141,14 @@ def cell_fate(
     refined = 2 ** ((index % batch_size) * refinements // batch_size)
     runs = jnp.arange(num_steps)[:, None] < coarse_steps * refined[None]
     dts = jnp.where(runs, dt / refined[None], 0.0)
-    return trials(index, dts, sigmas, temperatures)
+    return _trials(index, dts, sigmas, temperatures)
 
   def sample_held_out(key, index, refined):
     del key
     same = jnp.ones(index.shape)
     steps = held_out_steps * refined
     dts = jnp.full((steps, *index.shape), held_out_dt / refined)
-    return trials(index, dts, sigma * same, temperature * same)
-
-  def metrics(outputs, trials):
-    hard = information.hard_utility(outputs[-1])
-    soft = exact if num_cells <= information.MAX_CELLS else utilities['soft']
-    graded = soft(outputs[-1], trials.targets[-1, 0, 0])
-    fates = surrogate.fates(outputs[-1])
-    distinct = jnp.round(jnp.sum(1 / information.pattern_counts(fates)))
-    return {
-      **hard._asdict(),
-      'soft_utility': graded.utility,
-      'soft_s_pat': graded.s_pat,
-      'soft_s_rep': graded.s_rep,
-      'mean_fate': jnp.mean(fates),
-      'distinct_patterns': distinct,
-    }
-
-  def describe(outputs, trials):
-    del trials
-    fates = np.asarray(surrogate.fates(outputs[-1]))
-    distinct = len(np.unique(fates, axis=0))
-    return {
-      'patterns_per_replicate': distinct / len(fates),
-      PATTERNS: dict(information.most_frequent_patterns(fates)),
-    }
+    return _trials(index, dts, sigma * same, temperature * same)
 
   return base.Task(
     spec=base.TaskSpec(
@@ -232,46 +169,97 @@ def cell_fate(
       )
       for name, refined in _REFINED.items()
     },
-    loss=_step_loss(
-      utilities[loss],
+    loss=utilities.step_loss(
+      descended,
       num_groups,
       refinements,
-      prefix='' if loss == 'hard' else 'soft_',
+      prefix={'hard': ''}.get(loss, 'soft_' if own is None else 'own_'),
     ),
-    metrics=metrics,
-    describe=describe,
+    metrics=utilities.make_metrics(num_cells, built_in, own),
+    describe=functools.partial(_describe, columns=num_cells // rows),
   )
 
 
-def _step_loss(
-  utility, num_groups: int, refinements: int, prefix: str
-) -> interfaces.StepLoss:
-  """Minus the utility: of the worst refinement, the mean over its groups.
+def _check_sizes(num_cells, rows, num_groups, refinements, num_held_out):
+  """Raises ValueError for a size out of range."""
+  base.check_positive(
+    num_cells=num_cells,
+    rows=rows,
+    num_groups=num_groups,
+    refinements=refinements,
+    num_held_out=num_held_out,
+  )
+  if num_cells % rows:
+    raise ValueError(
+      f'rows={rows}: must divide the {num_cells} cells, since all rows are of '
+      'one length.'
+    )
+  if num_held_out < 2:
+    raise ValueError(
+      f'num_held_out={num_held_out}: must be at least 2; a single replicate '
+      'always agrees with itself.'
+    )
 
-  Its metrics are the utility and its parts, their names behind a prefix.
-  """
 
-  def loss(outputs, targets, mask):
-    num_replicates = outputs.shape[0]
-    if num_replicates % (num_groups * refinements):
-      raise ValueError(
-        f'batch_size={num_replicates}: must be a multiple of '
-        f'num_groups * refinements = {num_groups * refinements}.'
-      )
-    groups = outputs.reshape(refinements, num_groups, -1, outputs.shape[-1])
-    weight = jnp.mean(mask)
-    # How often each counts among those it is judged with: once, or not at all.
-    weights = mask.reshape(groups.shape[:-1])
-    present = jnp.mean(weights, axis=-1, keepdims=True)
-    weights = weights / jnp.where(present > 0, present, 1.0)
-    judge = jax.vmap(jax.vmap(lambda s, w: utility(s, targets[0, 0], w)))
-    found = jax.tree.map(lambda x: jnp.mean(x, axis=1), judge(groups, weights))
-    worst = jnp.argmin(found.utility)
-    found = jax.tree.map(lambda x: x[worst] * weight, found)
-    parts = {prefix + name: value for name, value in found._asdict().items()}
-    return -found.utility, parts
+def _check_settings(
+  *,
+  sigma,
+  final_sigma,
+  temperature,
+  final_temperature,
+  anneal_updates,
+  bandwidth,
+):
+  """Raises ValueError for what is out of range, or does not fit together."""
+  for name, value in (
+    ('temperature', temperature),
+    ('final_temperature', final_temperature),
+    ('final_sigma', final_sigma),
+    ('bandwidth', bandwidth),
+  ):
+    if value is not None and not value > 0:
+      raise ValueError(f'{name}={value}: must be above 0.')
+  if not sigma >= 0 or (final_sigma is not None and not sigma > 0):
+    raise ValueError(
+      f'sigma={sigma}: must be 0 or more, and above 0 where final_sigma is set.'
+    )
+  anneals = final_sigma is not None or final_temperature is not None
+  if anneal_updates < 0 or anneals != (anneal_updates > 0):
+    raise ValueError(
+      f'anneal_updates={anneal_updates}: must be above 0 where final_sigma or '
+      'final_temperature is set, and else 0.'
+    )
 
-  return loss
+
+def _trials(index, dts, sigmas, temperatures) -> interfaces.Trials:
+  """Replicates of these inputs, judged at the last step."""
+  steps = dts.shape[0]
+
+  def at_each_step(x):  # [B] -> [steps, B]
+    return jnp.broadcast_to(x, (steps, *index.shape))
+
+  last = jnp.arange(steps)[:, None] == steps - 1
+  return interfaces.Trials(
+    inputs=jnp.stack([dts, at_each_step(sigmas)], axis=-1),
+    targets=at_each_step(temperatures)[..., None],
+    mask=jnp.where(at_each_step(last), 1.0, 0.0),
+    index=index,
+  )
+
+
+def _describe(outputs, trials, *, columns: int) -> dict:
+  """The most frequent patterns, and how many come out a replicate."""
+  del trials
+  fates = np.asarray(surrogate.fates(outputs[-1]))
+  distinct = len(np.unique(fates, axis=0))
+  frequent = information.most_frequent_patterns(fates)
+  return {
+    'patterns_per_replicate': distinct / len(fates),
+    PATTERNS: {
+      '/'.join(textwrap.wrap(pattern, columns)): share
+      for pattern, share in frequent
+    },
+  }
 
 
 def _num_steps(which: str, duration: float, dt: float) -> int:

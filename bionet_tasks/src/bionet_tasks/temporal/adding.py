@@ -4,6 +4,7 @@
 import jax
 import jax.numpy as jnp
 
+from bionet_core import unroll
 from bionet_tasks import base
 
 
@@ -55,7 +56,7 @@ def adding(
     total = jnp.sum(values * marks)
     return jnp.stack([values, marks], -1), (mask * total)[:, None], mask
 
-  jax.eval_shape(trial, jax.random.key(0))  # says now what is out of range
+  jax.eval_shape(trial, unroll.seed_key(0))  # says now what is out of range
   sample = base.drawn_anew(trial)
   return base.Task(
     spec=base.TaskSpec(

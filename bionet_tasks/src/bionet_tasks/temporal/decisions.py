@@ -12,6 +12,7 @@ import math
 import jax
 import jax.numpy as jnp
 
+from bionet_core import unroll
 from bionet_tasks import base
 
 
@@ -183,7 +184,7 @@ def _decision(
     targets = jnp.where(mask > 0, answer, 0).astype(jnp.int32)
     return jnp.concatenate([shown, mask[:, None]], axis=-1), targets, mask
 
-  jax.eval_shape(trial, jax.random.key(0))  # says now what is out of range
+  jax.eval_shape(trial, unroll.seed_key(0))  # says now what is out of range
   sample = base.drawn_anew(trial)
   return base.Task(
     spec=base.TaskSpec(

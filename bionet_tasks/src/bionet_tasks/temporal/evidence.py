@@ -132,7 +132,7 @@ def evidence_accumulation(
     asked = trials.mask[..., None]
     scores = jnp.sum(jnp.where(asked > 0, outputs * asked, 0), axis=0)
     decided = jnp.argmax(scores, axis=-1)
-    right = decided == trials.targets[-1]
+    right = decided == base.at_last_asked(trials.targets, trials.mask)
     step_accuracy = of_steps(outputs, trials)
     return {
       'loss': step_accuracy['loss'],

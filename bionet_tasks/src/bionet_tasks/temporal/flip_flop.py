@@ -4,6 +4,7 @@
 import jax
 import jax.numpy as jnp
 
+from bionet_core import unroll
 from bionet_tasks import base
 
 
@@ -64,7 +65,7 @@ def flip_flop(
     mask = jnp.where((step > 0) & (step < own), 1 / (own - 1), 0.0)
     return pulses, targets, mask
 
-  jax.eval_shape(trial, jax.random.key(0))  # says now what is out of range
+  jax.eval_shape(trial, unroll.seed_key(0))  # says now what is out of range
   sample = base.drawn_anew(trial)
   return base.Task(
     spec=base.TaskSpec(

@@ -124,7 +124,7 @@ def lorenz(
 
   sample = base.drawn_anew(functools.partial(trial, orbit=orbits[0]))
   judged = base.drawn_anew(functools.partial(trial, orbit=orbits[1]))
-  jax.eval_shape(judged, jax.random.key(0), jnp.arange(1))
+  jax.eval_shape(judged, unroll.seed_key(0), jnp.arange(1))
 
   def sample_stream(key, index, batch_size=None):
     unroll.check_key(key)
