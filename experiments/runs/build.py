@@ -90,12 +90,18 @@ def _build_stage(config, task, number, span, total) -> records.Stage:
   rule = factories.make_rule(config, task, dynamics, optimizer.transformation)
 
   def learner_of(rule, devices):
-    return restarts.with_restarts(
+    learner = restarts.with_restarts(
       config.restarts,
       task,
       factories.make_learner(config, rule, optimizer.transformation, devices),
       data_key=keys.held_out,
       noise_key=keys.held_out_noise,
+    )
+    # Checks, ranges of every length and evaluations then share one trace.
+    return learner._replace(
+      init=jax.jit(learner.init),
+      update=jax.jit(learner.update),
+      predict=jax.jit(learner.predict),
     )
 
   learner = learner_of(rule, learners.ONE)

@@ -14,7 +14,8 @@ from bionet_learners.training import metrics
 from bionet_learners.training import scoring as learner_scoring
 from experiments import session
 from experiments.figures import confusion_matrix, learning_curve
-from experiments.runs import updates
+from experiments.judge import scoring
+from experiments.runs import build, updates
 from tests.experiments import smoke
 
 
@@ -74,6 +75,51 @@ def finished(once):
     return once(f'finished_{name}', make) / 'run'
 
   return workdir
+
+
+_OF_SESSIONS = {
+  *('log_every', 'eval_every', 'checkpoint_every', 'early_stopping'),
+  *('keep_last', 'keep_best', 'init_from'),
+}
+
+
+@pytest.fixture(scope='session')
+def memory():
+  """What `compiled_once` has made so far, by its arguments."""
+  return {}
+
+
+@pytest.fixture
+def compiled_once(memory, monkeypatch):
+  """Runs of one config in this process are one run, built and compiled once.
+
+  For tests of what a session does with a run, its files and its borders: they
+  train the same few configs again and again. Whether a run that is built anew
+  is the same one, tests of processes tell.
+  """
+
+  def once_for(owner, name, key_of):
+    make = getattr(owner, name)
+
+    def made(*args):
+      key = (name, *key_of(*args))
+      if key not in memory:
+        memory[key] = make(*args), args  # which keeps their ids theirs
+      return memory[key][0]
+
+    monkeypatch.setattr(owner, name, made)
+
+  def ids(*args):
+    return tuple(map(id, args))
+
+  def built_of(config):  # what a session alone reads makes no other run
+    content = config.to_dict()
+    return (repr({k: v for k, v in content.items() if k not in _OF_SESSIONS}),)
+
+  once_for(build, 'build', built_of)
+  once_for(updates, 'make_advance_between', ids)
+  once_for(scoring, 'on_training_trials', lambda task, size: (id(task), size))
+  once_for(learner_scoring, 'make_score', ids)
 
 
 @pytest.fixture

@@ -16,6 +16,8 @@ from experiments.configs import compose
 from experiments.configs import copying as copying_config
 from tests.experiments import smoke
 
+pytestmark = pytest.mark.usefixtures('compiled_once')
+
 CELLS = """\
 from bionet_core.cells import cores
 from bionet_core.relaxation import asymmetric

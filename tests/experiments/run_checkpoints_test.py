@@ -13,8 +13,11 @@ from experiments.runs import build, saved, updates
 from tests.experiments import smoke
 
 
+pytestmark = pytest.mark.usefixtures('compiled_once')
+
+
 @pytest.fixture
-def best(tmp_path, monkeypatch, no_figures):
+def best(tmp_path, monkeypatch, no_figures, compiled_once):
   """A run of 12 updates that was best after 6; one checkpoint at its end."""
   config = smoke.config('copying')
   config.num_updates, config.log_every, config.eval_every = 12, 3, 3

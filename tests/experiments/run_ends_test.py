@@ -22,6 +22,8 @@ from experiments.runs import build
 from experiments.shell import workdirs
 from tests.experiments import smoke
 
+pytestmark = pytest.mark.usefixtures('compiled_once')
+
 THIRD = """\
 import jax
 import jax.numpy as jnp

@@ -25,7 +25,9 @@ from tests.experiments import smoke
 
 
 @pytest.mark.parametrize('name', ['copying', 'prototypes'])
-def test_a_seed_gives_one_run(name, finished, tmp_path, no_figures):
+def test_a_seed_gives_one_run(
+  name, finished, tmp_path, no_figures, compiled_once
+):
   """Truth: the run before it, row by row."""
   smoke.run(smoke.config(name), tmp_path)
   assert smoke.read_rows(tmp_path) == smoke.read_rows(finished(name))
@@ -90,7 +92,9 @@ def test_how_updates_are_cut_changes_nothing(name, monkeypatch):
       np.testing.assert_allclose(again[key], value, rtol=1e-5)
 
 
-def test_where_borders_stand_changes_nothing(finished, tmp_path, no_figures):
+def test_where_borders_stand_changes_nothing(
+  finished, tmp_path, no_figures, compiled_once
+):
   """Truth: bitwise the state of the run that stopped at other updates."""
   config = smoke.config('prototypes')
   config.log_every, config.eval_every, config.checkpoint_every = 2, 7, 3
@@ -101,7 +105,7 @@ def test_where_borders_stand_changes_nothing(finished, tmp_path, no_figures):
 
 
 @pytest.mark.parametrize('name', ['copying', 'prototypes'])
-def test_a_prediction_reads_no_label(name):
+def test_a_prediction_reads_no_label(name, compiled_once):
   """Truth: bitwise the outputs under the labels of other trials."""
   run = build.build(smoke.config(name))
   state = updates.init(run)

@@ -12,6 +12,9 @@ from experiments.runs import build, saved
 from tests.experiments import smoke
 
 
+pytestmark = pytest.mark.usefixtures('compiled_once')
+
+
 def _cut_short(folder, step):
   (folder / f'checkpoint_{step}' / 'digests.json').write_text('{')
 

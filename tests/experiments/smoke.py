@@ -69,7 +69,7 @@ def table(lines) -> dict[str, str]:
   """The numbers of the trained state in the first block of a judgement."""
   start = next(i for i, line in enumerate(lines) if 'untrained' in line) + 1
   block = itertools.takewhile(
-    lambda line: re.match(r'  \w', line), lines[start:]
+    lambda line: re.match(r'  \w+ ', line), lines[start:]
   )
   return {line.split()[0]: line.split()[1] for line in block}
 
