@@ -63,10 +63,10 @@ def described(config: ml_collections.ConfigDict, file: pathlib.Path) -> str:
     if key not in documented
   }
   source = file.read_text(encoding='utf-8')
-  own = comments(source, below=False)
-  texts = {**comments(source), **shared, **documented, **own}
-  for key in shared.keys() & own.keys():
-    texts[key] = f'{shared[key]} {own[key]}'
+  beside = comments(source, below=False)
+  texts = {**comments(source), **shared, **documented, **beside}
+  for key in shared.keys() & beside.keys():
+    texts[key] = f'{shared[key]} {beside[key]}'
   for section in (*_FACTORIES, 'optimizer'):
     texts[f'{section}.name'] = f'One of {", ".join(_names(section))}.'
   order = [*documented, *shared, *texts]
@@ -84,14 +84,14 @@ def described(config: ml_collections.ConfigDict, file: pathlib.Path) -> str:
     at = order.index(by) if by in order else len(order)
     return place, rest != 'name', at, key
 
-  lines, said = [], ''
+  lines, text_before = [], ''
   for key in sorted(_keys(config), key=rank):
     text = texts.get(explained(key), '')
-    if text and text != said:  # one comment may stand above several keys
+    if text and text != text_before:  # one comment may stand above several keys
       lines += ['', *_comment(text)]
-    elif said and not text:
+    elif text_before and not text:
       lines.append('')
-    said = text
+    text_before = text
     lines.append(f'{key} = {_shown(config, key)}')
   return '\n'.join(lines[1:])
 
@@ -108,7 +108,7 @@ def comments(source: str, below: bool = True) -> dict[str, str]:
   Returns:
     `{key: comment}`.
   """
-  lines, found = source.split('\n'), {}
+  lines, by_key = source.split('\n'), {}
   last_line, text = 0, ''
   nodes = [x for x in ast.walk(ast.parse(source)) if isinstance(x, ast.Assign)]
   for node in sorted(nodes, key=lambda node: node.lineno):
@@ -117,9 +117,9 @@ def comments(source: str, below: bool = True) -> dict[str, str]:
     if above or not below or node.lineno != last_line + 1:
       text = above
     if key and text:
-      found.setdefault(key, text)
+      by_key.setdefault(key, text)
     last_line = node.end_lineno
-  return found
+  return by_key
 
 
 def _dotted(target: ast.expr) -> str:
@@ -147,7 +147,7 @@ def _comment_above(lines: list[str], number: int) -> str:
 
 def _documented(config: ml_collections.ConfigDict) -> dict[str, str]:
   """`{key: text}` of the docstrings of all that the config names."""
-  found = {}
+  documented = {}
   for section in (*_FACTORIES, 'optimizer'):
     name = config[section].name
     if section == 'optimizer':
@@ -155,11 +155,11 @@ def _documented(config: ml_collections.ConfigDict) -> dict[str, str]:
     else:
       factory = factories.section_factory(section, name)
     for argument, text in arguments(factory).items():
-      found[f'{section}.{argument}'] = text
+      documented[f'{section}.{argument}'] = text
   # The project's own word for what every optimizer has.
   return {
     key: text
-    for key, text in found.items()
+    for key, text in documented.items()
     if key not in {f'optimizer.{name}' for name in optimizer_settings.SHARED}
   }
 

@@ -78,8 +78,8 @@ def train(
       if status == 'nothing':
         workdirs.create(workdir, config, run.first.task.spec)
     if status == 'finished':
-      told = '.' if inspects else '; nothing to do.'
-      print(f'{workdir} is finished already{told}')
+      ending = '.' if inspects else '; nothing to do.'
+      print(f'{workdir} is finished already{ending}')
       result = workdirs.read_result(workdir)
       with commandline.bad_input():
         profiler = _profiler(profile, workdir)
@@ -371,9 +371,9 @@ def _inspect(run, workdir, state, probed, profiler, length) -> None:
 
 def _say_written(workdir: pathlib.Path, before: Mapping[str, int]) -> None:
   """Names every file that is new or has changed, the last one written last."""
-  now = workdirs.listing(workdir)
-  written = [name for name in now if now[name] != before.get(name)]
-  for name in sorted(written, key=now.__getitem__):
+  after = workdirs.listing(workdir)
+  written = [name for name in after if after[name] != before.get(name)]
+  for name in sorted(written, key=after.__getitem__):
     print(f'wrote {workdir / name}' + ('/' if name.endswith('/') else ''))
   traces = [name for name in written if name.endswith('.trace.json.gz')]
   if traces:

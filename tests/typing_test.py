@@ -27,7 +27,10 @@ def marked():
 def test_pyright_accepts_what_fits_and_refuses_what_does_not():
   """Truth: the marks; each type has a line that fits and one that does not."""
   answer = subprocess.run(
-    [sys.executable, '-m', 'pyright', '--outputjson', str(FOLDER)],
+    [
+      *(sys.executable, '-m', 'pyright', '--outputjson'),
+      *('--pythonpath', sys.executable, str(FOLDER)),
+    ],
     cwd=FOLDER.parents[1],
     capture_output=True,
     text=True,

@@ -125,14 +125,16 @@ def marks(recorded: Mapping[str, np.ndarray]) -> Callable | None:
 def curves(recorded: Mapping[str, np.ndarray]) -> Callable:
   """Outputs as lines and their targets, where they are asked, as dots."""
   outputs, targets = recorded['outputs'], recorded['targets']
-  asked = np.asarray(recorded['mask']) > 0
-  kept = min(outputs.shape[-1], MAX_CURVES)
-  low, high = _limits(outputs[..., :kept], targets[asked][..., :kept])
+  is_asked = np.asarray(recorded['mask']) > 0
+  num_drawn = min(outputs.shape[-1], MAX_CURVES)
+  low, high = _limits(
+    outputs[..., :num_drawn], targets[is_asked][..., :num_drawn]
+  )
 
   def draw_curves(axes, values, trial):
-    for k in range(kept):
+    for k in range(num_drawn):
       (line,) = axes.plot(values[:, k], linewidth=1.5)
-      steps = np.flatnonzero(asked[:, trial])
+      steps = np.flatnonzero(is_asked[:, trial])
       axes.plot(
         steps, targets[steps, trial, k], '.', ms=4, color=line.get_color()
       )

@@ -199,9 +199,9 @@ def words(name: str, names: Mapping[str, object]) -> str:
 
 def answered(recorded: Mapping[str, np.ndarray], trial: int) -> str:
   """What a trial asks and what it gets, in a line; '' where it is neither."""
-  asked = np.asarray(recorded['mask'])[:, trial] > 0
-  outputs = np.asarray(recorded['outputs'])[asked, trial]
-  targets = np.asarray(recorded['targets'])[asked, trial]
+  is_asked = np.asarray(recorded['mask'])[:, trial] > 0
+  outputs = np.asarray(recorded['outputs'])[is_asked, trial]
+  targets = np.asarray(recorded['targets'])[is_asked, trial]
   if panels.has_values(recorded):
     return f'rms error {np.sqrt(np.mean((outputs - targets) ** 2)):.2g}'
   if not panels.has_classes(recorded):

@@ -212,7 +212,7 @@ def mean_curve(runs: Sequence[Loaded], metric: str, split: str) -> Curve:
   curves = [curve(run, metric, split) for run in runs]
   if len(curves) == 1:
     return curves[0]
-  steps = [one.costs['updates'].tolist() for one in curves]
+  steps = [curve.costs['updates'].tolist() for curve in curves]
   common = sorted(set(steps[0]).intersection(*steps[1:]))
   if not common:
     raise ValueError(
@@ -221,15 +221,15 @@ def mean_curve(runs: Sequence[Loaded], metric: str, split: str) -> Curve:
     )
   rows = [[at.index(step) for step in common] for at in steps]
   values = np.stack(
-    [one.values[row] for one, row in zip(curves, rows, strict=True)]
+    [curve.values[row] for curve, row in zip(curves, rows, strict=True)]
   )
   costs = {
     axis: np.mean(
-      [one.costs[axis][row] for one, row in zip(curves, rows, strict=True)],
+      [curve.costs[axis][row] for curve, row in zip(curves, rows, strict=True)],
       axis=0,
     )
     for axis in curves[0].costs
-    if all(axis in one.costs for one in curves)
+    if all(axis in curve.costs for curve in curves)
   }
   return Curve(
     label=f'{_common_name(runs)} ({runs[0].config.learner.name}, '

@@ -50,12 +50,12 @@ def groups(configs: Sequence[ml_collections.ConfigDict]) -> list[list[int]]:
   for number, config in enumerate(configs):
     key = repr(sorted(settings(config).items()))
     alike.setdefault(key, []).append(number)
-  found = []
+  grouped = []
   for numbers in alike.values():
     drawn = {configs[number].seed for number in numbers}
     whole = len(drawn) == len(numbers)
-    found += [numbers] if whole else [[number] for number in numbers]
-  return sorted(found)
+    grouped += [numbers] if whole else [[number] for number in numbers]
+  return sorted(grouped)
 
 
 def difference(
@@ -70,22 +70,22 @@ def difference(
     first: the config of a run.
     other: that of another.
   """
-  one, two = _of_one_seed(first.task), _of_one_seed(other.task)
-  differ = [key for key in {**one, **two} if one.get(key) != two.get(key)]
+  left, right = _of_one_seed(first.task), _of_one_seed(other.task)
+  differ = [key for key in {**left, **right} if left.get(key) != right.get(key)]
   if not differ:
     return ''
   key = differ[0]
-  if one['name'] != two['name']:
+  if left['name'] != right['name']:
     key = 'name'
   else:
-    mine = _held_out(one)
-    if _same(mine, _held_out(two)):
+    mine = _held_out(left)
+    if _same(mine, _held_out(right)):
       return ''
     # Of many, one that matters: changed alone, it changes what is held out.
     for candidate in differ:
-      changed = {k: v for k, v in one.items() if k != candidate}
-      if candidate in two:
-        changed[candidate] = two[candidate]
+      changed = {k: v for k, v in left.items() if k != candidate}
+      if candidate in right:
+        changed[candidate] = right[candidate]
       try:
         matters = not _same(mine, _held_out(changed))
       except (KeyError, TypeError, ValueError):  # it does not stand alone
@@ -94,8 +94,8 @@ def difference(
         key = candidate
         break
   return (
-    f'task.{key} is {one.get(key, "not set")!r} in the one and '
-    f'{two.get(key, "not set")!r} in the other'
+    f'task.{key} is {left.get(key, "not set")!r} in the one and '
+    f'{right.get(key, "not set")!r} in the other'
   )
 
 
@@ -115,8 +115,8 @@ def _held_out(settings: Mapping[str, object]):
   return (task.spec.metric, held_out.num_trials), jax.tree.leaves(trials)
 
 
-def _same(one, other) -> bool:
-  return one[0] == other[0] and all(map(np.array_equal, one[1], other[1]))
+def _same(left, right) -> bool:
+  return left[0] == right[0] and all(map(np.array_equal, left[1], right[1]))
 
 
 def interval(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -121,12 +121,12 @@ def choose(section: ml_collections.ConfigDict, name: str) -> None:
   Raises:
     KeyError: for a name that no config may have.
   """
-  own = own_settings(name)
+  settings_of_it = own_settings(name)
   if section.get('name') != name:
     for key in set(section) - {*SHARED}:
       del section[key]
   section.name = name
-  for key, value in own.items():
+  for key, value in settings_of_it.items():
     if key not in section:
       section[key] = value
 

@@ -143,11 +143,11 @@ def _schedule(kind: str, num_steps: int, warmup: int) -> optax.Schedule:
   return optax.join_schedules([rising, schedules[kind]()], [warmup])
 
 
-def _factory(name: str, own: dict[str, object], key: jax.Array | None):
+def _factory(name: str, settings: dict[str, object], key: jax.Array | None):
   """The function from a learning rate to the optimizer."""
   factory = optimizer_settings.factory(name)
   takes = inspect.signature(factory).parameters
-  for setting, value in own.items():
+  for setting, value in settings.items():
     if setting not in takes or setting in optimizer_settings.HANDED:
       known = optimizer_settings.own_settings(name)
       raise TypeError(
@@ -157,7 +157,7 @@ def _factory(name: str, own: dict[str, object], key: jax.Array | None):
     if setting.endswith('dtype') and value is not None:
       _check_dtype(setting, value)
   handed = {'key': key} if 'key' in takes else {}
-  return functools.partial(factory, **own, **handed)
+  return functools.partial(factory, **settings, **handed)
 
 
 def _check_dtype(setting: str, value: object) -> None:

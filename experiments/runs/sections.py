@@ -142,13 +142,13 @@ def check_keywords(
     for p in parameters
     if p.kind in (p.KEYWORD_ONLY, p.POSITIONAL_OR_KEYWORD)
   ]
-  own = [p.name for p in parameters if p.kind is p.KEYWORD_ONLY] or known
+  names = [p.name for p in parameters if p.kind is p.KEYWORD_ONLY] or known
   for keyword in keywords:
     if keyword not in known:
       raise TypeError(
         f'{section}.{keyword}={keywords[keyword]!r}: {name!r} has no such '
-        f'setting.{messages.near(keyword, known)} It has: {", ".join(own)}. To '
-        'start from its own settings, use '
+        f'setting.{messages.near(keyword, known)} It has: {", ".join(names)}. '
+        'To start from its own settings, use '
         '--config=experiments/configs/compose.py:TASK,NETWORK,LEARNER.'
       )
   for p in parameters:

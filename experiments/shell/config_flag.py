@@ -105,8 +105,8 @@ def _split(argv: list[str]) -> tuple[str | None, dict[str, str], list[str]]:
     if value is None and waiting:  # `--config FILE`
       value = waiting.popleft()
     if flag is not None or not value:
-      told = f'--config is {flag} already' if flag else 'must name a file'
-      raise ConfigError(f'{argument}: {told}.')
+      reason = f'--config is {flag} already' if flag else 'must name a file'
+      raise ConfigError(f'{argument}: {reason}.')
     flag = value
   return flag, overrides, [*rest, *waiting]
 
@@ -152,10 +152,10 @@ def _said(flag: str) -> Iterator[None]:
   except ConfigError:
     raise
   except Exception as error:
-    said = messages.text(error)
-    if not said.startswith('--config='):
-      said = f'--config={flag}{_place(error, flag)}: {said}'
-    raise ConfigError(said) from error
+    text = messages.text(error)
+    if not text.startswith('--config='):
+      text = f'--config={flag}{_place(error, flag)}: {text}'
+    raise ConfigError(text) from error
 
 
 def _place(error: Exception, flag: str) -> str:

@@ -13,13 +13,13 @@ def text(error: BaseException) -> str:
   if isinstance(first, KeyError):  # ml_collections raises AttributeError of it
     return text(first)
   # str() of a KeyError is the repr of its argument, newlines escaped.
-  said = str(first or error) or type(error).__name__
-  key, *hint = said.split('\n')
+  sentence = str(first or error) or type(error).__name__
+  key, *hint = sentence.split('\n')
   if isinstance(error, KeyError) and ' ' not in key:  # nothing but the key
     if not key.startswith("'"):  # a dict's; ml_collections quotes its own
       return f'there is no key {key!r}.'
     return ' '.join([f'the config has no key {key}.', *hint])
-  return said
+  return sentence
 
 
 def near(word: str, known: Iterable[str]) -> str:
@@ -30,5 +30,5 @@ def near(word: str, known: Iterable[str]) -> str:
 
 def no_key(section: str, key: str, known: Collection[str]) -> str:
   """The sentence for a key that a section of a config lacks."""
-  there = f'are: {", ".join(known)}.' if known else 'is none.'
-  return f'{section} has no key {key!r}.{near(key, known)} There {there}'
+  choices = f'are: {", ".join(known)}.' if known else 'is none.'
+  return f'{section} has no key {key!r}.{near(key, known)} There {choices}'

@@ -184,14 +184,14 @@ def listing(path: pathlib.Path) -> dict[str, int]:
 
   A checkpoint is one entry, its folder, and ends with '/'.
   """
-  found = {}
+  sizes = {}
   for file in path.rglob('*'):
     name = file.relative_to(path)
     if name.parts[0] == 'checkpoints' and len(name.parts) > 1:
       name = f'checkpoints/{name.parts[1]}/'
     if file.is_file() and file.name != '.lock':
-      found[str(name)] = max(found.get(str(name), 0), file.stat().st_mtime_ns)
-  return found
+      sizes[str(name)] = max(sizes.get(str(name), 0), file.stat().st_mtime_ns)
+  return sizes
 
 
 def write_json(path: pathlib.Path, content: dict) -> None:

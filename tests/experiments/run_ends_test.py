@@ -73,7 +73,8 @@ def test_a_run_that_diverges_ends_in_one_line(
     out, error = capsys.readouterr()
     assert error == (
       'error: update 7 (of the updates 5 to 8): gradient_norm is nan. Try a '
-      'smaller learning rate, or clip the gradient.\n'
+      'smaller learning rate, clip the gradient, or look in the data for NaN '
+      'and labels of no class.\n'
     )
     assert smoke.saved_steps(workdir) == [4]
     assert {row['step'] for row in smoke.read_rows(workdir)} == {4}

@@ -21,10 +21,10 @@ def check_classes(
   """
   if isinstance(targets, core.Tracer) or isinstance(mask, core.Tracer):
     return
-  labels, asked = jax.device_get((targets, mask))
+  labels, weights = jax.device_get((targets, mask))
   wrong = (labels < 0) | (labels >= num_classes)
-  if asked is not None:
-    wrong &= np.asarray(asked) != 0
+  if weights is not None:
+    wrong &= np.asarray(weights) != 0
   if np.any(wrong):
     raise ValueError(
       f'targets={np.asarray(labels)[wrong][0]}: must be a class from 0 to '

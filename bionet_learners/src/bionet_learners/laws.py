@@ -61,16 +61,16 @@ def keeps_float64(cell, rule, trials, seed) -> bool:
 
 def until_last_asked(trials: interfaces.Trials) -> np.ndarray:
   """Bool `[T, B]`: the steps up to the last one at which a trial is asked."""
-  asked = np.asarray(trials.mask) != 0
-  return np.cumsum(asked[::-1], axis=0)[::-1] > 0
+  is_asked = np.asarray(trials.mask) != 0
+  return np.cumsum(is_asked[::-1], axis=0)[::-1] > 0
 
 
 def without_targets(trials: interfaces.Trials) -> interfaces.Trials:
   """The trials, with targets of no class, or NaN, where nothing is asked."""
   targets = trials.targets
   is_label = jnp.issubdtype(targets.dtype, jnp.integer)
-  asked = jnp.expand_dims(trials.mask != 0, tuple(range(2, targets.ndim)))
-  targets = jnp.where(asked, targets, -100 if is_label else jnp.nan)
+  is_asked = jnp.expand_dims(trials.mask != 0, tuple(range(2, targets.ndim)))
+  targets = jnp.where(is_asked, targets, -100 if is_label else jnp.nan)
   return dataclasses.replace(trials, targets=targets)
 
 

@@ -22,9 +22,9 @@ def without_padding(
     keep_unasked: show a trial that is asked at no step as it is, for
       predictions that nobody judges; else all its inputs are zero.
   """
-  asked = trials.mask != 0
-  steps = jnp.arange(asked.shape[0])[:, None]
-  last = jnp.max(jnp.where(asked, steps, -1), axis=0, keepdims=True)
+  is_asked = trials.mask != 0
+  steps = jnp.arange(is_asked.shape[0])[:, None]
+  last = jnp.max(jnp.where(is_asked, steps, -1), axis=0, keepdims=True)
   needed = steps <= last
   if keep_unasked:
     needed |= last < 0

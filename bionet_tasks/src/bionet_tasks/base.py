@@ -241,8 +241,8 @@ def _asked(mask: jax.Array, values: jax.Array) -> jax.Array:
 
   They weigh nothing there, but 0 * NaN is NaN, in a gradient too.
   """
-  asked = jnp.expand_dims(mask != 0, tuple(range(mask.ndim, values.ndim)))
-  return jnp.where(asked, values, 0)
+  is_asked = jnp.expand_dims(mask != 0, tuple(range(mask.ndim, values.ndim)))
+  return jnp.where(is_asked, values, 0)
 
 
 def at_last_asked(values: jax.Array, mask: jax.Array) -> jax.Array:

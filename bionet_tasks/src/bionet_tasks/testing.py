@@ -72,6 +72,7 @@ def check_task(
   _same('same key, same trials', task.sample(key, index), trials)
   _same('jit = plain', sample(key, index), trials, rtol=1e-6)
   _check_scores(task, trials)
+  _check_labels('sample', trials, task)
 
   # Two epochs of finite data; as many as the probe of the answer needs.
   num_data = spec.num_data or 0
@@ -94,6 +95,7 @@ def check_task(
     judged = jax.jit(evaluation.sample)(key, rows)
     # Another evaluation may have another number of steps (half the dt).
     _check_trials(name, judged, task, rows, any_steps=name != 'held_out')
+    _check_labels(name, judged, task)
     if alone:
       trained = _take(run, rows[: run.index.shape[0]])
       same = _equal(_take(judged, trained.index), trained)
@@ -123,11 +125,11 @@ def _check_trials(name, trials, task, index, *, any_steps=False):
   steps = trials.mask.shape[0] if any_steps else spec.num_steps
   prefix = (steps, *index.shape)
   expected = ((*prefix, *spec.input_shape), prefix, prefix)
-  found = trials.inputs.shape, trials.targets.shape[:2], trials.mask.shape
+  shapes = trials.inputs.shape, trials.targets.shape[:2], trials.mask.shape
   _require(
-    found == expected,
+    shapes == expected,
     f'{name}: the spec promises inputs, targets [:2] and mask of shapes '
-    f'{expected}; they are {found}',
+    f'{expected}; they are {shapes}',
   )
   for field in ('inputs', 'mask'):
     dtype = getattr(trials, field).dtype
@@ -140,7 +142,6 @@ def _check_trials(name, trials, task, index, *, any_steps=False):
   _require(np.all(np.asarray(trials.mask) >= 0), f'{name}: a mask is negative')
   try:
     base.check_judged(spec.name, trials)
-    base.check_labels(task, trials)
   except ValueError as error:
     raise AssertionError(f'{name}: {error}') from error
   np.testing.assert_allclose(
@@ -149,6 +150,13 @@ def _check_trials(name, trials, task, index, *, any_steps=False):
     rtol=1e-5,
     err_msg=f'{name}: the mask must sum to 1 over the steps of a trial',
   )
+
+
+def _check_labels(name, trials, task):
+  try:
+    base.check_labels(task, trials)
+  except ValueError as error:
+    raise AssertionError(f'{name}: {error}') from error
 
 
 def _check_scores(task, trials):
@@ -175,8 +183,8 @@ def _check_scores(task, trials):
       np.shape(value) == () and np.isfinite(value),
       f'metric {name!r} of equal outputs must be a finite scalar; got {value}',
     )
-  asked = jnp.expand_dims(trials.mask != 0, 2)
-  gone = task.metrics(jnp.where(asked, outputs, jnp.inf), trials)
+  is_asked = jnp.expand_dims(trials.mask != 0, 2)
+  gone = task.metrics(jnp.where(is_asked, outputs, jnp.inf), trials)
   for name, value in gone.items():
     _require(
       np.isfinite(value), f'metric {name!r} reads outputs nobody asks for'
@@ -192,8 +200,8 @@ def _padded(trials):
   """The trials with targets that are none where nothing is asked."""
   targets = trials.targets
   is_label = jnp.issubdtype(targets.dtype, jnp.integer)
-  asked = jnp.expand_dims(trials.mask != 0, tuple(range(2, targets.ndim)))
-  targets = jnp.where(asked, targets, -100 if is_label else jnp.nan)
+  is_asked = jnp.expand_dims(trials.mask != 0, tuple(range(2, targets.ndim)))
+  targets = jnp.where(is_asked, targets, -100 if is_label else jnp.nan)
   return dataclasses.replace(trials, targets=targets)
 
 
@@ -218,10 +226,10 @@ def _check_answer_is_hidden(trials):
     targets = targets[..., None] == np.unique(targets)
   mask = np.asarray(trials.mask)
   for step in np.flatnonzero(np.any(mask > 0, axis=1)):
-    asked = mask[step] > 0  # where lengths differ, others are silent by now
-    inputs = _standardised(np.asarray(trials.inputs)[step, asked])
-    answers = _standardised(targets[step, asked])
-    z = np.abs(inputs.T @ answers).max() / np.sqrt(asked.sum())
+    is_asked = mask[step] > 0  # where lengths differ, others are silent by now
+    inputs = _standardised(np.asarray(trials.inputs)[step, is_asked])
+    answers = _standardised(targets[step, is_asked])
+    z = np.abs(inputs.T @ answers).max() / np.sqrt(is_asked.sum())
     _require(
       z <= _Z_BOUND,
       f'the inputs of step {step} tell the answer that this step asks for: '

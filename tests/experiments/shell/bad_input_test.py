@@ -79,7 +79,10 @@ def start(folder):
       'PYTHONPATH': os.pathsep.join(filter(None, paths)),
       'PYTHONDONTWRITEBYTECODE': '1',
       'JAX_PLATFORMS': 'cpu',
-      'XLA_FLAGS': '--xla_force_host_platform_device_count=4',
+      'XLA_FLAGS': (
+        f'{os.environ.get("XLA_FLAGS", "")} '
+        '--xla_force_host_platform_device_count=4'
+      ),
     },
     stdin=subprocess.PIPE,
     stdout=subprocess.PIPE,

@@ -30,9 +30,13 @@ EARLY = 'there is nothing to save. Give the same command again.'
 
 @pytest.fixture(autouse=True)
 def handlers():
-  """The handlers from before come back."""
+  """Ctrl-C as in a terminal; the handlers from before come back.
+
+  What a shell starts in the background ignores it, and so would the tests.
+  """
   numbers = [getattr(signal, name) for name in (*NOTED, 'SIGINT')]
   before = {number: signal.getsignal(number) for number in numbers}
+  signal.signal(signal.SIGINT, signal.default_int_handler)
   yield
   for number, handler in before.items():
     signal.signal(number, handler)

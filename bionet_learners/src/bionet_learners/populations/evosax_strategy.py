@@ -96,18 +96,20 @@ def evosax_strategy(
     params, constants = model.init(key, trials)
     start_key, member_key, noise_key = jax.random.split(key, 3)
     with jax.numpy_rank_promotion('allow'):  # evosax relies on it
-      made, parameters = make(params)
+      evolver, parameters = make(params)
       if keeps_population:
         members = population.draw_members(
           model, member_key, trials, population_size
         )
         judged = judge_alone(members, constants, noise_key, trials)
-        told = population.without_holes(population.finite_losses(judged))
-        memory = made.init(start_key, members, told, parameters)
+        fitness = population.without_holes(population.finite_losses(judged))
+        memory = evolver.init(start_key, members, fitness, parameters)
       else:
-        memory = made.init(start_key, params, parameters)
-      asked, _ = jax.eval_shape(made.ask, start_key, memory, parameters)
-      strategies.check_members(strategy, population_size, asked, params)
+        memory = evolver.init(start_key, params, parameters)
+      members_shape, _ = jax.eval_shape(
+        evolver.ask, start_key, memory, parameters
+      )
+      strategies.check_members(strategy, population_size, members_shape, params)
     return base.LearnerState(
       params=params,
       constants=constants,
@@ -120,18 +122,18 @@ def evosax_strategy(
     memory = state.rule_state.shared
     ask_key, tell_key = jax.random.split(population.draw_key(key, state.step))
     with jax.numpy_rank_promotion('allow'):
-      made, parameters = make(state.params)
-      members, memory = made.ask(ask_key, memory, parameters)
+      evolver, parameters = make(state.params)
+      members, memory = evolver.ask(ask_key, memory, parameters)
       members = _like(members, state.params)
     judged = judge(members, state.constants, key, trials)
     losses = population.finite_losses(judged)
     with jax.numpy_rank_promotion('allow'):
-      told = population.without_holes(losses)
-      memory, _ = made.tell(tell_key, members, told, memory, parameters)
-      mean = made.get_mean(memory) if predict_mean else None
+      fitness = population.without_holes(losses)
+      memory, _ = evolver.tell(tell_key, members, fitness, memory, parameters)
+      mean = evolver.get_mean(memory) if predict_mean else None
     best = jnp.argmin(losses)
-    found = jax.tree.map(lambda x: x[best], (members, judged))
-    params = _like(mean, state.params) if predict_mean else found[0]
+    best_member = jax.tree.map(lambda x: x[best], (members, judged))
+    params = _like(mean, state.params) if predict_mean else best_member[0]
     # Where no member has a number, nothing was learned.
     memory, params = jax.tree.map(
       lambda new, old: jnp.where(jnp.isfinite(losses[best]), new, old).astype(
@@ -145,7 +147,7 @@ def evosax_strategy(
       rule_state=base.RuleState(shared=memory, per_trial=()),
       step=state.step + 1,
     )
-    return state, {**found[1], **population.spread_metrics(losses)}
+    return state, {**best_member[1], **population.spread_metrics(losses)}
 
   def predict(state, key, trials):
     trials = padding.without_padding(trials, keep_unasked=True)

@@ -77,16 +77,16 @@ def make(name, kind, population_size, like, settings):
     std = arguments['std_schedule']
     arguments['std_schedule'] = optax.constant_schedule(std)
   try:
-    made = kind(population_size, like, **arguments)
+    evolver = kind(population_size, like, **arguments)
   except AssertionError as error:  # evosax says so of what a caller chose
     raise ValueError(f'strategy={name!r}: {error}') from error
-  own = {k: v for k, v in settings.items() if k not in arguments}
-  parameters = made.default_params
-  own = {
+  parameters_set = {k: v for k, v in settings.items() if k not in arguments}
+  parameters = evolver.default_params
+  parameters_set = {
     k: jnp.asarray(v, jnp.result_type(getattr(parameters, k)))
-    for k, v in own.items()
+    for k, v in parameters_set.items()
   }
-  return made, parameters.replace(**own)
+  return evolver, parameters.replace(**parameters_set)
 
 
 def check_alone(name, kind, settings, keeps_population) -> None:
@@ -106,18 +106,20 @@ def check_alone(name, kind, settings, keeps_population) -> None:
     """The members of the fourth generation, float `[1, 2]`."""
     key, start = unroll.seed_key(0), jnp.ones((1, 2))
     if keeps_population:
-      memory = made.init(key, start, sign * jnp.full(1, 2.0), parameters)
+      memory = evolver.init(key, start, sign * jnp.full(1, 2.0), parameters)
     else:
-      memory = made.init(key, start[0], parameters)
+      memory = evolver.init(key, start[0], parameters)
     for ask_key, tell_key in jax.random.split(key, (3, 2)):
-      members, memory = made.ask(ask_key, memory, parameters)
+      members, memory = evolver.ask(ask_key, memory, parameters)
       losses = sign * jnp.sum(members**2, axis=1)
-      memory, _ = made.tell(tell_key, members, losses, memory, parameters)
-    return made.ask(key, memory, parameters)[0]
+      memory, _ = evolver.tell(tell_key, members, losses, memory, parameters)
+    return evolver.ask(key, memory, parameters)[0]
 
   with jax.numpy_rank_promotion('allow'):
     try:
-      made, parameters = make(name, kind, 1, np.zeros(2, np.float32), settings)
+      evolver, parameters = make(
+        name, kind, 1, np.zeros(2, np.float32), settings
+      )
     except ArithmeticError as error:
       raise ValueError(refusal) from error
     try:
@@ -128,16 +130,16 @@ def check_alone(name, kind, settings, keeps_population) -> None:
     raise ValueError(refusal)
 
 
-def check_members(name, population_size, asked, params) -> None:
+def check_members(name, population_size, shapes, params) -> None:
   """Refuses a number of members that a strategy does not keep to, or survive.
 
   Args:
     name: the strategy.
     population_size: P.
-    asked: the shapes of the members that it asks for.
+    shapes: the shapes of the members that it asks for.
     params: the parameters of one.
   """
-  members = jax.tree.leaves(asked)[0].shape[0]
+  members = jax.tree.leaves(shapes)[0].shape[0]
   if members != population_size:
     raise ValueError(
       f'population_size={population_size}: must be a number of members that '

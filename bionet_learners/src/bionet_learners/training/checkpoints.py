@@ -135,18 +135,18 @@ def verify(path: pathlib.Path) -> None:
   """Raises CorruptCheckpointError unless the files are what was written."""
   try:
     wanted = json.loads((path / _DIGESTS).read_text(encoding='utf-8'))
-    found = _digests(path)
+    digests = _digests(path)
     if not isinstance(wanted, dict):
       raise ValueError(f'{_DIGESTS} is not what was written')
   except (OSError, ValueError) as error:
     raise CorruptCheckpointError(
       f'checkpoint {path} is damaged: {_short(error)}.'
     ) from error
-  if wanted != found:
+  if wanted != digests:
     names = sorted(
       name
-      for name in wanted.keys() | found.keys()
-      if wanted.get(name) != found.get(name)
+      for name in wanted.keys() | digests.keys()
+      if wanted.get(name) != digests.get(name)
     )
     raise CorruptCheckpointError(
       f'checkpoint {path} is damaged: {names[0]} is not what was written.'
@@ -167,24 +167,24 @@ def check_like(
 
 
 def _check_leaves(
-  found: dict[str, str], wanted: dict[str, str], where: str
+  given: dict[str, str], wanted: dict[str, str], where: str
 ) -> None:
-  for name in sorted(found.keys() | wanted.keys()):
-    if found.get(name) != wanted.get(name):
+  for name in sorted(given.keys() | wanted.keys()):
+    if given.get(name) != wanted.get(name):
       raise ValueError(
-        f'{where}{name} is {found.get(name, "not there")}, and '
+        f'{where}{name} is {given.get(name, "not there")}, and '
         f'{wanted.get(name, "nothing")} is needed.'
       )
 
 
 def all_steps(directory: str | os.PathLike[str]) -> list[int]:
   """The steps of the checkpoints in a folder, ascending."""
-  found = (
+  matches = (
     re.fullmatch(_NAME + '(0|[1-9][0-9]*)', path.name)
     for path in pathlib.Path(directory).glob(f'{_NAME}*')
     if path.is_dir()
   )
-  return sorted(int(match[1]) for match in found if match)
+  return sorted(int(match[1]) for match in matches if match)
 
 
 def restore_latest(
@@ -313,10 +313,10 @@ def _keys_as_saved(
   template: interfaces.ArrayTree, saved: interfaces.ArrayTree
 ) -> interfaces.ArrayTree:
   """The template, its keys replaced by the words that are saved of them."""
-  found = {_name(where): x for where, x in jax.tree.leaves_with_path(saved)}
+  by_name = {_name(where): x for where, x in jax.tree.leaves_with_path(saved)}
 
   def as_saved(where, leaf):
-    words = found.get(_name(where))
+    words = by_name.get(_name(where))
     if not _is_key(leaf) or words is None or words.dtype != np.uint32:
       return leaf
     return jax.ShapeDtypeStruct(words.shape, words.dtype)

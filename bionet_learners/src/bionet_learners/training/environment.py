@@ -117,4 +117,4 @@ def _processor() -> str:
 def _variable(name: str) -> str:
   """A variable of the environment, its options in order."""
   options = os.environ.get(name, '').split()
-  return ' '.join(sorted(x for x in options if not x.startswith(_HARMLESS)))
+  return ' '.join(sorted({x for x in options if not x.startswith(_HARMLESS)}))

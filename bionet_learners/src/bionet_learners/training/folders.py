@@ -126,8 +126,8 @@ def _moved(path: pathlib.Path, aside: pathlib.Path) -> bool:
 
 def _locked_draft(path: pathlib.Path) -> tuple[pathlib.Path, TextIO]:
   while True:
-    made = tempfile.mkdtemp(PARTIAL, path.name + '.', path.parent)
-    folder = pathlib.Path(made)
+    draft = tempfile.mkdtemp(PARTIAL, path.name + '.', path.parent)
+    folder = pathlib.Path(draft)
     # Between its making and its locking another process may clear it.
     with (
       contextlib.suppress(FileNotFoundError),

@@ -84,9 +84,11 @@ def longest_range(
   sample: interfaces.SampleFn, key: jax.Array, batch_size: int
 ) -> int:
   """How many updates' trials fit into the memory of one range; at least 1."""
-  one = jax.eval_shape(lambda: sample(key, jnp.arange(batch_size), batch_size))
+  batch = jax.eval_shape(
+    lambda: sample(key, jnp.arange(batch_size), batch_size)
+  )
   size = sum(
-    math.prod(x.shape) * x.dtype.itemsize for x in jax.tree.leaves(one)
+    math.prod(x.shape) * x.dtype.itemsize for x in jax.tree.leaves(batch)
   )
   return max(1, _RANGE_BYTES // size)
 

@@ -83,7 +83,7 @@ def _cell(cell: interfaces.Cell, policy: jmp.Policy) -> interfaces.Cell:
   def readout(params, constants, emission):
     return output(cell.readout(*compute((params, constants, emission))))
 
-  made = interfaces.Cell(init, initial_state, step, readout)
+  converted = interfaces.Cell(init, initial_state, step, readout)
   density, cost = cell.log_density, cell.penalty
   if density is not None:
 
@@ -91,10 +91,12 @@ def _cell(cell: interfaces.Cell, policy: jmp.Policy) -> interfaces.Cell:
       params, constants, inputs = compute((params, constants, inputs))
       return output(density(params, constants, state, keys, inputs))
 
-    made = made._replace(log_density=log_density)
+    converted = converted._replace(log_density=log_density)
   if cost is not None:
-    made = made._replace(penalty=lambda c, s: output(cost(compute(c), s)))
-  return made
+    converted = converted._replace(
+      penalty=lambda c, s: output(cost(compute(c), s))
+    )
+  return converted
 
 
 def _network(

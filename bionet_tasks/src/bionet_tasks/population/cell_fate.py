@@ -123,7 +123,7 @@ def cell_fate(
 
   built_in = utilities.built_in(bandwidth, straight_through)
   descended = utilities.find(loss, built_in, num_cells)
-  own = None if loss in built_in else descended
+  custom = None if loss in built_in else descended
 
   def sample(key, index, batch_size=None):
     del key
@@ -173,9 +173,9 @@ def cell_fate(
       descended,
       num_groups,
       refinements,
-      prefix={'hard': ''}.get(loss, 'soft_' if own is None else 'own_'),
+      prefix={'hard': ''}.get(loss, 'soft_' if custom is None else 'own_'),
     ),
-    metrics=utilities.make_metrics(num_cells, built_in, own),
+    metrics=utilities.make_metrics(num_cells, built_in, custom),
     describe=functools.partial(_describe, columns=num_cells // rows),
   )
 

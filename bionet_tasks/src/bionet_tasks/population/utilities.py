@@ -89,12 +89,12 @@ def find(
   number = jax.ShapeDtypeStruct((), jnp.result_type(float))
   weights = jax.ShapeDtypeStruct((2,), states.dtype)
   for each in (weights, None):
-    found = jax.eval_shape(utility, states, number, each)
-    is_one = isinstance(found, information.Utility)
-    if not is_one or any(part.shape != () for part in found):
+    result = jax.eval_shape(utility, states, number, each)
+    is_one = isinstance(result, information.Utility)
+    if not is_one or any(part.shape != () for part in result):
       raise ValueError(
         f'loss={name!r}: must return a bionet_core.information.Utility of '
-        f'three numbers, and returns {found}.'
+        f'three numbers, and returns {result}.'
       )
   return utility
 
@@ -102,7 +102,7 @@ def find(
 def make_metrics(
   num_cells: int,
   utilities: Mapping[str, UtilityFn],
-  own: UtilityFn | None,
+  custom: UtilityFn | None,
 ) -> base.MetricsFn:
   """The hard and a graded utility, with their parts; one's own, if it is."""
   graded = utilities['exact' if num_cells <= information.MAX_CELLS else 'soft']
@@ -121,8 +121,8 @@ def make_metrics(
       'mean_fate': jnp.mean(fates),
       'distinct_patterns': distinct,
     }
-    if own is not None:
-      parts = own(states, temperature, None)._asdict()
+    if custom is not None:
+      parts = custom(states, temperature, None)._asdict()
       scores |= {f'own_{name}': value for name, value in parts.items()}
     return scores
 

@@ -35,8 +35,8 @@ class Recorded(NamedTuple):
   @property
   def within(self) -> np.ndarray:
     """Bool `[N, T]`: the steps up to the last one that is asked."""
-    asked = self.mask > 0
-    return np.flip(np.maximum.accumulate(np.flip(asked, 1), axis=1), 1)
+    is_asked = self.mask > 0
+    return np.flip(np.maximum.accumulate(np.flip(is_asked, 1), axis=1), 1)
 
 
 def where(steps: np.ndarray, values: np.ndarray) -> np.ndarray:

@@ -45,14 +45,14 @@ def adding(
 
   def trial(key):
     keys = jax.random.split(key, 4)
-    own = base.drawn_length(keys[0], 'length', min_length, length)
-    first = jax.random.randint(keys[1], (), 0, own // 2)
-    second = jax.random.randint(keys[2], (), own // 2, own)
+    trial_length = base.drawn_length(keys[0], 'length', min_length, length)
+    first = jax.random.randint(keys[1], (), 0, trial_length // 2)
+    second = jax.random.randint(keys[2], (), trial_length // 2, trial_length)
     step = jnp.arange(num_steps)
     values = jax.random.uniform(keys[3], (num_steps,))
-    values = jnp.where(step < own, values, 0.0)
+    values = jnp.where(step < trial_length, values, 0.0)
     marks = jnp.where((step == first) | (step == second), 1.0, 0.0)
-    mask = base.asked_at(own, num_steps)
+    mask = base.asked_at(trial_length, num_steps)
     total = jnp.sum(values * marks)
     return jnp.stack([values, marks], -1), (mask * total)[:, None], mask
 

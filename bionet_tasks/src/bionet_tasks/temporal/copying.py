@@ -50,11 +50,11 @@ def copying(
       ]
     )
     silent = jnp.full(num_symbols + time_lag, _BLANK)
-    asked = jnp.arange(num_steps) >= num_symbols + time_lag
+    is_asked = jnp.arange(num_steps) >= num_symbols + time_lag
     return (
       jax.nn.one_hot(inputs, _NUM_CODES),
       jnp.concatenate([silent, symbols]),
-      asked / num_symbols,
+      is_asked / num_symbols,
     )
 
   sample = base.drawn_anew(trial)

@@ -40,11 +40,11 @@ def delayed_xor(
   def trial(key):
     keys = jax.random.split(key, 2)
     bits = jax.random.bernoulli(keys[0], 0.5, (2,)).astype(int)
-    own = base.drawn_length(keys[1], 'delay', min_delay, delay)
+    trial_delay = base.drawn_length(keys[1], 'delay', min_delay, delay)
     shown = jnp.zeros((num_steps, 2))
     shown = shown.at[0].set(jax.nn.one_hot(bits[0], 2))
-    shown = shown.at[1 + own].set(jax.nn.one_hot(bits[1], 2))
-    return shown, bits[0] ^ bits[1], 2 + 2 * own
+    shown = shown.at[1 + trial_delay].set(jax.nn.one_hot(bits[1], 2))
+    return shown, bits[0] ^ bits[1], 2 + 2 * trial_delay
 
   return _decision('delayed_xor', trial, 2, num_steps, delay, num_held_out)
 
@@ -85,11 +85,11 @@ def delayed_match(
     same = jax.random.bernoulli(keys[1]).astype(int)
     other = stimulus + jax.random.randint(keys[2], (), 1, num_stimuli)
     test = jnp.where(same, stimulus, other % num_stimuli)
-    own = base.drawn_length(keys[3], 'delay', min_delay, delay)
+    trial_delay = base.drawn_length(keys[3], 'delay', min_delay, delay)
     shown = jnp.zeros((num_steps, num_stimuli))
     shown = shown.at[0].set(jax.nn.one_hot(stimulus, num_stimuli))
-    shown = shown.at[1 + own].set(jax.nn.one_hot(test, num_stimuli))
-    return shown, same, 2 + own
+    shown = shown.at[1 + trial_delay].set(jax.nn.one_hot(test, num_stimuli))
+    return shown, same, 2 + trial_delay
 
   return _decision(
     'delayed_match', trial, num_stimuli, num_steps, delay, num_held_out
@@ -123,13 +123,13 @@ def store_recall(
   def trial(key):
     keys = jax.random.split(key, 3)
     bits = jax.random.bernoulli(keys[0], 0.5, (num_steps,)).astype(int)
-    own = base.drawn_length(keys[1], 'delay', min_delay, delay)
+    trial_delay = base.drawn_length(keys[1], 'delay', min_delay, delay)
     stored = jax.random.randint(keys[2], (), 0, delay + 1)
-    asked = stored + 1 + own
-    before = (jnp.arange(num_steps) < asked)[:, None]
+    recall = stored + 1 + trial_delay
+    before = (jnp.arange(num_steps) < recall)[:, None]
     store = base.asked_at(stored, num_steps)[:, None]
     stream = jnp.where(before, jax.nn.one_hot(bits, 2), 0.0)
-    return jnp.concatenate([stream, store], -1), bits[stored], asked
+    return jnp.concatenate([stream, store], -1), bits[stored], recall
 
   return _decision('store_recall', trial, 3, num_steps, delay, num_held_out)
 
@@ -161,11 +161,11 @@ def temporal_parity(
 
   def trial(key):
     keys = jax.random.split(key, 2)
-    own = base.drawn_length(keys[0], 'bits', min_bits, num_bits)
+    trial_bits = base.drawn_length(keys[0], 'bits', min_bits, num_bits)
     bits = jax.random.bernoulli(keys[1], 0.5, (num_steps,)).astype(int)
-    shown = jnp.arange(num_steps) < own
+    shown = jnp.arange(num_steps) < trial_bits
     parity = jnp.sum(bits * shown) % 2
-    return jax.nn.one_hot(bits, 2) * shown[:, None], parity, own
+    return jax.nn.one_hot(bits, 2) * shown[:, None], parity, trial_bits
 
   return _decision('temporal_parity', trial, 2, num_steps, 0, num_held_out)
 
@@ -179,8 +179,8 @@ def _decision(
     raise ValueError(f'delay={delay}: must be 0 or more.')
 
   def trial(key):
-    shown, answer, asked = shown_trial(key)
-    mask = base.asked_at(asked, num_steps)
+    shown, answer, asked_step = shown_trial(key)
+    mask = base.asked_at(asked_step, num_steps)
     targets = jnp.where(mask > 0, answer, 0).astype(jnp.int32)
     return jnp.concatenate([shown, mask[:, None]], axis=-1), targets, mask
 

@@ -90,7 +90,7 @@ def evidence_accumulation(
   t = jnp.arange(num_steps)
   cue = jnp.minimum(t // period, num_cues - 1)  # which cue a step is of
   on = (t < num_cues * period) & (t % period < steps['cue_ms'])
-  asked = t >= recall
+  is_asked = t >= recall
 
   def trial(key, draw_sides):
     keys = jax.random.split(key)
@@ -100,7 +100,7 @@ def evidence_accumulation(
       [
         jnp.where(on & ~right, cue_rate, 0.0),
         jnp.where(on & right, cue_rate, 0.0),
-        jnp.where(asked, cue_rate, 0.0),
+        jnp.where(is_asked, cue_rate, 0.0),
         jnp.full(num_steps, noise_rate),
       ],
       axis=-1,
@@ -108,8 +108,8 @@ def evidence_accumulation(
     rates = jnp.repeat(rates, _GROUP, axis=-1)
     spikes = jax.random.bernoulli(keys[1], rates * dt / 1000)
     answer = (2 * jnp.sum(sides) > num_cues).astype(jnp.int32)
-    targets = jnp.where(asked, answer, 0)
-    return spikes.astype(float), targets, asked / steps['recall_ms']
+    targets = jnp.where(is_asked, answer, 0)
+    return spikes.astype(float), targets, is_asked / steps['recall_ms']
 
   def biased(key):
     keys = jax.random.split(key)
@@ -129,8 +129,8 @@ def evidence_accumulation(
 
   def metrics(outputs, trials):
     # Where nothing is asked outputs may be anything: 0 * inf is NaN.
-    asked = trials.mask[..., None]
-    scores = jnp.sum(jnp.where(asked > 0, outputs * asked, 0), axis=0)
+    is_asked = trials.mask[..., None]
+    scores = jnp.sum(jnp.where(is_asked > 0, outputs * is_asked, 0), axis=0)
     decided = jnp.argmax(scores, axis=-1)
     right = decided == base.at_last_asked(trials.targets, trials.mask)
     step_accuracy = of_steps(outputs, trials)

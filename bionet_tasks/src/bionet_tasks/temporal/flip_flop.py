@@ -51,18 +51,22 @@ def flip_flop(
 
   def trial(key):
     keys = jax.random.split(key, 3)
-    own = base.drawn_length(keys[0], 'length', min_length, length)
+    trial_length = base.drawn_length(keys[0], 'length', min_length, length)
     shape = (length, num_bits)
-    there = jax.random.bernoulli(keys[1], pulse_rate, shape)
-    there = there.at[0].set(True)
-    pulses = jnp.where(there, jax.random.rademacher(keys[2], shape, float), 0.0)
+    has_pulse = jax.random.bernoulli(keys[1], pulse_rate, shape)
+    has_pulse = has_pulse.at[0].set(True)
+    pulses = jnp.where(
+      has_pulse, jax.random.rademacher(keys[2], shape, float), 0.0
+    )
 
     def hold(held, pulse):
       return jnp.where(pulse == 0, held, pulse), held
 
     _, targets = jax.lax.scan(hold, jnp.zeros(num_bits), pulses)
     step = jnp.arange(length)
-    mask = jnp.where((step > 0) & (step < own), 1 / (own - 1), 0.0)
+    mask = jnp.where(
+      (step > 0) & (step < trial_length), 1 / (trial_length - 1), 0.0
+    )
     return pulses, targets, mask
 
   jax.eval_shape(trial, unroll.seed_key(0))  # says now what is out of range

@@ -106,21 +106,21 @@ def lorenz(
   mean, deviation = raw[0].mean(axis=0), raw[0].std(axis=0)
   orbits = jnp.asarray((raw - mean) / deviation, dtype=float)
 
-  def cut(orbit, start, own, washout):
+  def cut(orbit, start, trial_length, washout):
     """A trial of an orbit `[L, 3]` from a place on."""
     places = start + jnp.arange(length + horizon)
     states = orbit[places % _ORBIT]
     step = jnp.arange(length)
-    asked = (step >= washout) & (step < own)
-    mask = jnp.where(asked, 1 / (own - washout), 0.0)
+    is_asked = (step >= washout) & (step < trial_length)
+    mask = jnp.where(is_asked, 1 / (trial_length - washout), 0.0)
     return states[:length], states[horizon:], mask
 
   def trial(key, orbit):
     keys = jax.random.split(key)
-    own = base.drawn_length(keys[0], 'length', min_length, length)
+    trial_length = base.drawn_length(keys[0], 'length', min_length, length)
     last = _ORBIT - length - horizon
     start = jax.random.randint(keys[1], (), 0, last)
-    return cut(orbit, start, own, washout)
+    return cut(orbit, start, trial_length, washout)
 
   sample = base.drawn_anew(functools.partial(trial, orbit=orbits[0]))
   judged = base.drawn_anew(functools.partial(trial, orbit=orbits[1]))
