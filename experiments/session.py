@@ -60,6 +60,8 @@ def train(
       stack.enter_context(workdirs.locked(workdir))
       status, notes = workdirs.find(workdir, config)
       if status != 'finished':
+        for note in notes:
+          print(f'it may not go on bit for bit: {note}.')
         if check_credit and not factories.is_built_in(config.network.name):
           _say(checks.check_credit(_for_credit(config, run)))
         state, first = saved.begin(config, run, workdir, _say)
@@ -69,8 +71,6 @@ def train(
       print(f'{workdir} is finished already; nothing to do.')
       result = workdirs.read_result(workdir)
     else:
-      for note in notes:
-        print(f'it may not go on bit for bit: {note}.')
       result = _train_or_end(
         config, run, workdir, state, first, probed=probed, profile=profile
       )

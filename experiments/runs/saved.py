@@ -85,10 +85,10 @@ def restore(
     FileNotFoundError: if there is no run, no checkpoint, or no evaluated one.
     ValueError, checkpoints.CorruptCheckpointError: if it cannot be used.
   """
-  restored = _restore(path, which, report)
+  # First, for what differs may be why the state cannot be restored.
   for note in workdirs.notes(pathlib.Path(path)):
     report(f'it may not score bit for bit as it did: {note}.')
-  return restored
+  return _restore(path, which, report)
 
 
 def _restore(
