@@ -70,6 +70,8 @@ def train(
       if status == 'finished' and inspects:
         _, state, _ = saved.restore(workdir, report=_say)
       elif status != 'finished':
+        for note in notes:
+          print(f'it may not go on bit for bit: {note}.')
         if check_credit and not factories.is_built_in(config.network.name):
           _say(checks.check_credit(_for_credit(config, run)))
         state, first = saved.begin(config, run, workdir, _say)
@@ -86,8 +88,6 @@ def train(
         if inspects:
           _inspect(run, workdir, state, probed, profiler, config.log_every)
     else:
-      for note in notes:
-        print(f'it may not go on bit for bit: {note}.')
       result = train_from(
         config,
         run,

@@ -88,10 +88,10 @@ def restore(
     ValueError, checkpoints.CorruptCheckpointError: if it cannot be used.
   """
   workdir = paths.local('workdir', path)
-  restored = _restore(workdir, which, report)
+  # First, for what differs may be why the state cannot be restored.
   for note in workdirs.notes(workdir):
     report(f'it may not score bit for bit as it did: {note}.')
-  return restored
+  return _restore(workdir, which, report)
 
 
 def _restore(

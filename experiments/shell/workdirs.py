@@ -64,9 +64,11 @@ def notes(path: pathlib.Path) -> tuple[str, ...]:
   """What differs from where the run in a folder began, a clause for each.
 
   Versions, the device, precision or the flags of the compiler: then the run
-  cannot be expected to go on, or to be scored, bit for bit.
+  cannot be expected to go on, or to be scored, bit for bit. None where the
+  folder holds no run.
   """
-  return _notes(_read(path / 'config.json'))
+  file = path / 'config.json'
+  return _notes(_read(file)) if file.exists() else ()
 
 
 def create(

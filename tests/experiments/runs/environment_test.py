@@ -46,6 +46,11 @@ def test_a_score_elsewhere_says_in_what_it_differs(begun, monkeypatch):
   assert workdirs.find(begun, config).notes == workdirs.notes(begun)
 
 
+def test_a_folder_without_a_run_has_no_notes(tmp_path):
+  """Truth: nothing began there."""
+  assert workdirs.notes(tmp_path) == ()
+
+
 def test_a_revision_that_is_not_known_is_not_said(begun, monkeypatch):
   """Truth: outside of a repository there is none."""
   monkeypatch.setattr(workdirs, '_git_revision', lambda: None)
