@@ -79,7 +79,7 @@ def noisy(
     drawn = [i for i, leaf in enumerate(leaves) if _is_drawn(leaf)]
     xi = _normal(keys, [leaves[i] for i in drawn])
 
-    def emitted(values):
+    def after_draw(values):
       whole = [*leaves]
       for i, value in zip(drawn, values, strict=True):
         whole[i] = value
@@ -88,11 +88,11 @@ def noisy(
         return emit(state), state
       return whole[emitted[0] if emitted else -1], state
 
-    return [leaves[i] for i in drawn], [std * x for x in xi], emitted
+    return [leaves[i] for i in drawn], [std * x for x in xi], after_draw
 
   def step(params, constants, state, keys, inputs):
-    means, kicks, emitted = proposal(params, constants, state, keys, inputs)
-    return emitted([m + kick for m, kick in zip(means, kicks, strict=True)])
+    means, kicks, after_draw = proposal(params, constants, state, keys, inputs)
+    return after_draw([m + kick for m, kick in zip(means, kicks, strict=True)])
 
   def log_density(params, constants, state, keys, inputs):
     means, kicks, _ = proposal(params, constants, state, keys, inputs)
