@@ -72,7 +72,7 @@ def get_config(variant: str = '') -> config_dict.ConfigDict:
   config.network.centred = True
   # Largest rate; 0: none. Together with dt it bounds the step of a cell.
   config.network.bound = 16.0
-  config.network.rows = config.task.get_ref('rows')
+  config.network.rows = config.task.get_oneway_ref('rows')
   # Whose states a cell reads: 'grid', those beside it; 'torus', likewise, rows
   # and columns being rings; or the path of a factory, 'module:factory'.
   config.network.geometry = 'grid'
