@@ -73,8 +73,8 @@ def noisy(
     emission, after = cell.step(params, constants, state, keys, inputs)
     leaves, tree = jax.tree.flatten(after)
     # The very array: that a leaf and an emission are equal is not seen here.
-    emitted = [i for i, leaf in enumerate(leaves) if leaf is emission]
-    if emit is None and not emitted:
+    places = [i for i, leaf in enumerate(leaves) if leaf is emission]
+    if emit is None and not places:
       leaves = [*leaves, emission]
     drawn = [i for i, leaf in enumerate(leaves) if _is_drawn(leaf)]
     xi = _normal(keys, [leaves[i] for i in drawn])
@@ -86,7 +86,7 @@ def noisy(
       state = tree.unflatten(whole[: tree.num_leaves])
       if emit is not None:
         return emit(state), state
-      return whole[emitted[0] if emitted else -1], state
+      return whole[places[0] if places else -1], state
 
     return [leaves[i] for i in drawn], [std * x for x in xi], after_draw
 
