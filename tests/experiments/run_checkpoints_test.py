@@ -12,7 +12,6 @@ from experiments.judge import scoring
 from experiments.runs import build, saved, updates
 from tests.experiments import smoke
 
-
 pytestmark = pytest.mark.usefixtures('compiled_once')
 
 

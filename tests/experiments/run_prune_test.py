@@ -11,7 +11,6 @@ from experiments import session
 from experiments.runs import build, saved
 from tests.experiments import smoke
 
-
 pytestmark = pytest.mark.usefixtures('compiled_once')
 
 

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 from bionet_core import plugins
+from bionet_learners import base
 from bionet_learners.training import notebook
 from bionet_tasks import base as tasks
 from experiments.runs import build, factories, updates
@@ -89,7 +90,7 @@ def test_what_fits_trains(case):
   )
   update = jax.jit(run.first.learner.update)
   state, metrics = update(state, run.first.keys.noise, trials)
-  assert 'loss' in metrics
+  assert base.objective(metrics)
   assert all(math.isfinite(value) for value in metrics.values())
   assert all(np.all(np.isfinite(x)) for x in jax.tree.leaves(state.params))
   changed = [
