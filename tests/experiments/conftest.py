@@ -3,8 +3,11 @@
 
 import fcntl
 import functools
+import json
 import os
 import shutil
+import subprocess
+import sys
 from unittest import mock
 
 import numpy as np
@@ -20,24 +23,69 @@ from tests.experiments import smoke
 
 
 @pytest.fixture(scope='session')
-def environment(tmp_path_factory):
+def environment(compiled):
   """`(own=None) -> environment` of another process that runs an experiment.
 
-  Such processes share what they compile. One that is to be killed may leave
-  half a file: it gets a folder of its own, with what the others have compiled.
+  Such processes share what they compile with this one, which waits for them.
+  One that is to be killed may leave half a file: it gets a folder of its own,
+  with what the others have compiled.
   """
-  shared = tmp_path_factory.mktemp('compiled_by_others')
 
   def variables(own=None):
     if own:
-      shutil.copytree(shared, own, copy_function=os.link)
+      shutil.copytree(compiled, own, copy_function=os.link)
     return {
       **os.environ,
-      'JAX_COMPILATION_CACHE_DIR': str(own or shared),
+      'JAX_COMPILATION_CACHE_DIR': str(own or compiled),
       'JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS': '0',
+      'JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES': '0',
+      'JAX_PERSISTENT_CACHE_ENABLE_XLA_CACHES': 'none',
     }
 
   return variables
+
+
+@pytest.fixture(scope='session')
+def server(environment):
+  """`**request -> answer` of a process that forks runs: see fork_runs.py."""
+  devices = '--xla_force_host_platform_device_count=4'
+  with subprocess.Popen(
+    [sys.executable, smoke.REPO / 'tests' / 'experiments' / 'fork_runs.py'],
+    cwd=smoke.REPO,
+    env={
+      **environment(),
+      'PYTHONPATH': os.pathsep.join(
+        filter(None, [str(smoke.REPO), os.environ.get('PYTHONPATH', '')])
+      ),
+      'PYTHONDONTWRITEBYTECODE': '1',
+      'JAX_PLATFORMS': 'cpu',
+      'XLA_FLAGS': f'{os.environ.get("XLA_FLAGS", "")} {devices}',
+    },
+    stdin=subprocess.PIPE,
+    stdout=subprocess.PIPE,
+    text=True,
+  ) as process:
+
+    def answer(**request):
+      process.stdin.write(json.dumps(request, default=str) + '\n')
+      process.stdin.flush()
+      return json.loads(process.stdout.readline())
+
+    yield answer
+
+
+@pytest.fixture(scope='session')
+def command(server):
+  """`(program, *arguments) -> result` of a run: `status, stdout, stderr`.
+
+  The program is a module or a file, and runs as alone as a process of its own.
+  """
+
+  def result(*arguments, cwd=smoke.REPO, paths=()):
+    arguments = [str(argument) for argument in arguments]
+    return server(run=arguments, cwd=cwd, paths=list(map(str, paths)))
+
+  return result
 
 
 @pytest.fixture(scope='session')

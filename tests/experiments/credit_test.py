@@ -1,14 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """The train command checks the credit of a cell that is not built in."""
 
-import os
-import pathlib
-import subprocess
-import sys
-
 import pytest
 
-ROOT = pathlib.Path(__file__).parents[2]
+from tests.experiments import smoke
 
 MINE = """
 import bionet_core as core
@@ -36,45 +31,42 @@ SMALL = (
 )
 
 
-def train(folder, learner, *flags):
-  (folder / 'mine.py').write_text(MINE, encoding='utf-8')
-  config = ROOT / 'experiments' / 'configs' / 'compose.py'
-  paths = [str(folder), str(ROOT), os.environ.get('PYTHONPATH', '')]
-  return subprocess.run(
-    [
-      sys.executable,
-      '-m',
+@pytest.fixture
+def train(tmp_path, command):
+  """`(learner, *flags) -> result` of the command, with MINE in its folder."""
+  (tmp_path / 'mine.py').write_text(MINE, encoding='utf-8')
+  config = smoke.CONFIGS / 'compose.py'
+
+  def result(learner, *flags):
+    return command(
       'experiments.train',
       f'--config={config}:copying,mine:cell,{learner}',
-      f'--workdir={folder / "run"}',
+      f'--workdir={tmp_path / "run"}',
       *SMALL,
       *flags,
-    ],
-    env={**os.environ, 'PYTHONPATH': os.pathsep.join(paths)},
-    cwd=folder,
-    capture_output=True,
-    text=True,
-    check=False,
-    timeout=600,
-  )
+      cwd=tmp_path,
+      paths=[tmp_path],
+    )
+
+  return result
 
 
-def test_a_rule_that_keeps_its_claim_trains(tmp_path):
+def test_a_rule_that_keeps_its_claim_trains(tmp_path, train):
   """Truth: `d_rtrl` on a vanilla RNN claims to be the cut cell's BPTT."""
-  ran = train(tmp_path, 'd_rtrl')
-  assert ran.returncode == 0, ran.stderr
-  assert 'credit checked in float64' in ran.stdout
+  ran = train('d_rtrl')
+  assert ran['status'] == 0, ran['stderr']
+  assert 'credit checked in float64' in ran['stdout']
   assert (tmp_path / 'run' / 'result.json').exists()
 
 
 @pytest.mark.parametrize('flags, status', [((), 2), (('--nocheck_credit',), 0)])
 def test_a_wrong_gradient_ends_before_anything_is_written(
-  tmp_path, flags, status
+  tmp_path, train, flags, status
 ):
   """Truth: half a gradient is not that of BPTT on one step."""
-  ran = train(tmp_path, 'mine:half', *flags)
-  assert ran.returncode == status, ran.stderr
+  ran = train('mine:half', *flags)
+  assert ran['status'] == status, ran['stderr']
   if status:
-    assert 'on one step it is not BPTT' in ran.stderr
-    assert len(ran.stderr.strip().splitlines()) == 1
+    assert 'on one step it is not BPTT' in ran['stderr']
+    assert len(ran['stderr'].strip().splitlines()) == 1
     assert not (tmp_path / 'run').exists()

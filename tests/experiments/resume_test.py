@@ -17,18 +17,17 @@ import pytest
 from bionet_learners.training import checkpoints, ranges
 from experiments import session
 from experiments.configs import copying as copying_config
-from experiments.figures import confusion_matrix, learning_curve
 from experiments.runs import build, saved
 from experiments.shell import workdirs
+from tests.experiments import smoke
 
-REPO = pathlib.Path(__file__).parents[2]
 DRIVER = pathlib.Path(__file__).with_name('killed_runs.py')
 
-# Long enough to be killed in: some thousand updates, checkpoints all the time.
+# Some hundred updates a kill, with checkpoints all the time.
 RUNS = {
   'prototypes': [
     '--config=experiments/configs/prototypes.py:smoke',
-    '--config.num_epochs=800',
+    '--config.num_epochs={}',
     '--config.log_every=50',
     '--config.eval_every=500',
     '--config.checkpoint_every=100',
@@ -36,25 +35,19 @@ RUNS = {
   ],
   'copying': [
     '--config=experiments/configs/copying.py:smoke',
-    '--config.num_updates=5000',
+    '--config.num_updates={}',
     '--config.log_every=50',
     '--config.eval_every=500',
     '--config.checkpoint_every=100',
   ],
 }
-
-
-def _python(environment, *arguments) -> str:
-  answer = subprocess.run(
-    [sys.executable, *map(str, arguments)],
-    cwd=REPO,
-    env=environment,
-    capture_output=True,
-    text=True,
-    check=False,
-  )
-  assert answer.returncode == 0, answer.stderr
-  return answer.stdout
+# name, kills, and the epochs or updates of the run
+KILLED = [
+  ('prototypes', 3, 160),
+  ('copying', 1, 800),
+  pytest.param('prototypes', 20, 800, marks=pytest.mark.slow),
+  pytest.param('copying', 20, 5000, marks=pytest.mark.slow),
+]
 
 
 def _result(workdir) -> dict:
@@ -77,37 +70,23 @@ def _check_equal(resumed, whole) -> None:
   assert _final_leaves(resumed) == _final_leaves(whole)
 
 
-@pytest.fixture(scope='module')
-def uninterrupted(tmp_path_factory, environment):
-  """`name -> workdir` of a run that nothing interrupts."""
-  made = {}
-
-  def workdir(name):
-    if name not in made:
-      made[name] = tmp_path_factory.mktemp('runs') / name
-      _python(
-        environment(),
-        '-m',
-        'experiments.train',
-        f'--workdir={made[name]}',
-        *RUNS[name],
-      )
-    return made[name]
-
-  return workdir
-
-
-@pytest.mark.parametrize('kills', [3, pytest.param(20, marks=pytest.mark.slow)])
-@pytest.mark.parametrize('name', RUNS)
+@pytest.mark.parametrize('name, kills, length', KILLED)
 def test_killed_again_and_again_equals_uninterrupted(
-  name, kills, uninterrupted, tmp_path, environment
+  name, kills, length, tmp_path, environment
 ):
   """Truth: the uninterrupted run; each kill came, some of them in a write."""
-  workdir, whole = tmp_path / 'run', uninterrupted(name)
-  killed = environment(tmp_path / 'compiled')
-  report = json.loads(
-    _python(killed, DRIVER, workdir, kills, 7, '--', *RUNS[name])
+  workdir, whole = tmp_path / 'run', tmp_path / 'whole'
+  arguments = [argument.format(length) for argument in RUNS[name]]
+  answer = subprocess.run(
+    [sys.executable, DRIVER, workdir, whole, str(kills), '7', '--', *arguments],
+    cwd=smoke.REPO,
+    env=environment(tmp_path / 'compiled'),
+    capture_output=True,
+    text=True,
+    check=False,
   )
+  assert answer.returncode == 0, answer.stderr
+  report = json.loads(answer.stdout)
   assert report['statuses'] == [-9] * kills + [0], report['outputs'][-1]
   assert report['writes_hit'] >= kills // 3
   assert report['verified'] >= kills
@@ -132,29 +111,15 @@ def config():
   return config
 
 
-@pytest.fixture
-def no_figures(monkeypatch):
-  for figure in (learning_curve, confusion_matrix):
-    monkeypatch.setattr(figure, 'draw', lambda *_: None)
-
-
-def _train(config, workdir, **kwargs):
-  run = build.build(config)
-  if workdirs.find(workdir, config).status == 'nothing':
-    workdirs.create(workdir, config, run.first.task.spec)
-  state, first = saved.begin(config, run, workdir)
-  return session.train_from(config, run, workdir, state, first, **kwargs)
-
-
 def test_stopped_at_every_border_equals_uninterrupted(
-  config, tmp_path, no_figures
+  config, tmp_path, no_figures, compiled_once
 ):
   """Truth: the uninterrupted run; a session a border."""
-  _train(config, tmp_path / 'whole')
+  smoke.run(config, tmp_path / 'whole')
   sessions = []
   while not sessions or sessions[-1] < 12:
     try:
-      _train(config, tmp_path / 'parts', interrupted=lambda: True)
+      smoke.run(config, tmp_path / 'parts', interrupted=lambda: True)
       sessions.append(12)
     except ranges.InterruptedRun as stop:
       sessions.append(stop.update)
@@ -162,17 +127,19 @@ def test_stopped_at_every_border_equals_uninterrupted(
   _check_equal(tmp_path / 'parts', tmp_path / 'whole')
 
 
-def test_a_stream_goes_on_in_the_middle(config, tmp_path, no_figures):
+def test_a_stream_goes_on_in_the_middle(
+  config, tmp_path, no_figures, compiled_once
+):
   """Truth: the uninterrupted run, states carried from batch to batch.
 
   Mutant: without what the rule keeps per trial the run goes another way.
   """
   config.learner.carry = True
   config.learner.every = 3
-  _train(config, tmp_path / 'whole')
+  smoke.run(config, tmp_path / 'whole')
   with pytest.raises(ranges.InterruptedRun):
-    _train(config, tmp_path / 'parts', interrupted=lambda: True)
-  _train(config, tmp_path / 'parts')
+    smoke.run(config, tmp_path / 'parts', interrupted=lambda: True)
+  smoke.run(config, tmp_path / 'parts')
   _check_equal(tmp_path / 'parts', tmp_path / 'whole')
 
   run = build.build(config)
@@ -191,10 +158,10 @@ def test_a_stream_goes_on_in_the_middle(config, tmp_path, no_figures):
 
 
 def test_a_damaged_latest_checkpoint_costs_only_time(
-  config, tmp_path, no_figures, capsys
+  config, tmp_path, no_figures, capsys, compiled_once
 ):
   """Truth: the run from before; one bit of the latest checkpoint is flipped."""
-  _train(config, tmp_path)
+  smoke.run(config, tmp_path)
   lines = (tmp_path / 'metrics.jsonl').read_bytes()
   result, leaves = _result(tmp_path), _final_leaves(tmp_path)
   (tmp_path / 'result.json').unlink()  # killed just before the end
@@ -204,7 +171,7 @@ def test_a_damaged_latest_checkpoint_costs_only_time(
   content[len(content) // 2] ^= 1
   file.write_bytes(content)
   capsys.readouterr()
-  _train(config, tmp_path)
+  smoke.run(config, tmp_path)
   printed = capsys.readouterr().out
   assert 'checkpoint_12 is damaged' in printed
   assert 'Falling back to checkpoint_' in printed
@@ -214,14 +181,14 @@ def test_a_damaged_latest_checkpoint_costs_only_time(
 
 
 def test_killed_before_the_first_checkpoint_starts_over(
-  config, tmp_path, no_figures
+  config, tmp_path, no_figures, compiled_once
 ):
   """Truth: the uninterrupted run; rows without a checkpoint are dropped."""
-  _train(config, tmp_path / 'whole')
+  smoke.run(config, tmp_path / 'whole')
   run = build.build(config)
   workdirs.create(tmp_path / 'parts', config, run.first.task.spec)
   lines = (tmp_path / 'whole' / 'metrics.jsonl').read_text()
   cut = lines[: len(lines) // 3]  # in the middle of a line
   (tmp_path / 'parts' / 'metrics.jsonl').write_text(cut)
-  _train(config, tmp_path / 'parts')
+  smoke.run(config, tmp_path / 'parts')
   _check_equal(tmp_path / 'parts', tmp_path / 'whole')

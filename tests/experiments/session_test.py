@@ -50,17 +50,17 @@ ALSO = {  # figures beside the learning curve
 
 
 @pytest.fixture(scope='module')
-def started(once, environment):
+def started(once, command):
   """The workdir of prototypes:smoke, and what its command printed."""
 
   def make(folder):
-    lines = smoke.command(
-      environment(),
+    result = command(
       'experiments.train',
       '--config=experiments/configs/prototypes.py:smoke',
       f'--workdir={folder / "run"}',
     )
-    (folder / 'lines.txt').write_text('\n'.join(lines))
+    assert (result['status'], result['stderr']) == (0, '')
+    (folder / 'lines.txt').write_text(result['stdout'])
 
   folder = once('started', make)
   return folder / 'run', (folder / 'lines.txt').read_text().splitlines()
@@ -112,12 +112,12 @@ def test_the_command_ends_with_the_result(started):
   assert lines[-1] == f'wrote {workdir / "result.json"}'
 
 
-def test_evaluate_prints_the_metrics_of_the_result(started, environment):
+def test_evaluate_prints_the_metrics_of_the_result(started, command):
   """Truth: result.json; nothing of the run but its folder is known."""
   workdir, _ = started
-  lines = smoke.command(
-    environment(), 'experiments.evaluate', f'--workdir={workdir}'
-  )
+  result = command('experiments.evaluate', f'--workdir={workdir}')
+  assert (result['status'], result['stderr']) == (0, '')
+  lines = result['stdout'].splitlines()
   scores = smoke.read_json(workdir / 'result.json')['eval']
   assert lines[:2] == [f'{workdir}: 13 updates', 'held_out: 200 trials']
   assert smoke.table(lines) == {k: f'{v:.4f}' for k, v in scores.items()}

@@ -7,7 +7,6 @@ import json
 import pathlib
 import re
 import subprocess
-import sys
 
 import jax
 import numpy as np
@@ -24,20 +23,6 @@ SHARED = ('__init__', 'base', 'compose')  # files that are no experiment
 FILES = sorted(p.stem for p in CONFIGS.glob('*.py') if p.stem not in SHARED)
 # A config of many tasks has a small variant of each.
 NAMES = [name for name in FILES if name != 'memory'] + [*memory.TASKS]
-
-
-def command(environment: dict, module: str, *arguments: str) -> list[str]:
-  answer = subprocess.run(
-    [sys.executable, '-m', module, *arguments],
-    cwd=REPO,
-    env=environment,
-    capture_output=True,
-    text=True,
-    check=False,
-  )
-  assert answer.returncode == 0, answer.stderr
-  assert answer.stderr == ''
-  return answer.stdout.splitlines()
 
 
 def head() -> str | None:
@@ -59,8 +44,10 @@ def config(name: str):
 
 
 def run(config, workdir, **kwargs) -> dict:
+  """Trains to the end, from where the folder stands; its result."""
   run = build.build(config)
-  workdirs.create(workdir, config, run.first.task.spec)
+  if workdirs.find(workdir, config).status == 'nothing':
+    workdirs.create(workdir, config, run.first.task.spec)
   state, first = saved.begin(config, run, workdir)
   return session.train_from(config, run, workdir, state, first, **kwargs)
 

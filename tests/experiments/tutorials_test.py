@@ -3,8 +3,6 @@
 
 import pathlib
 import re
-import subprocess
-import sys
 
 import pytest
 
@@ -28,30 +26,30 @@ def test_every_tutorial_makes_a_promise():
 
 
 @pytest.fixture(scope='module')
-def ran(tmp_path_factory):
+def run(command):
+  """`(name, folder, *arguments) -> what it printed` of a tutorial."""
+
+  def printed(name, folder, *arguments):
+    done = command(_TUTORIALS / name, *arguments, cwd=folder)
+    assert done['status'] == 0, done['stderr']
+    return done['stdout']
+
+  return printed
+
+
+@pytest.fixture(scope='module')
+def ran(tmp_path_factory, run):
   """`name -> (what it printed, the folder it ran in)`, each run once."""
   made = {}
 
-  def run(name):
+  def once(name):
     if name not in made:
       folder = tmp_path_factory.mktemp('tutorial')
-      done = subprocess.run(
-        [
-          sys.executable,
-          str(_TUTORIALS / name),
-          *(['--short'] if name in _SHORT else []),
-        ],
-        cwd=folder,
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=300,
-      )
-      assert done.returncode == 0, done.stderr
-      made[name] = done.stdout, folder
+      short = ['--short'] if name in _SHORT else []
+      made[name] = run(name, folder, *short), folder
     return made[name]
 
-  return run
+  return once
 
 
 @pytest.mark.parametrize(
@@ -99,19 +97,12 @@ def test_the_third_measures_the_bias_and_draws_the_rate(ran):
 
 
 @pytest.mark.slow
-def test_the_whole_third_finds_the_pattern(tmp_path):
+def test_the_whole_third_finds_the_pattern(tmp_path, run):
   """Truth: what it says of itself: nearly the ceiling, signs (+, -, +)."""
-  done = subprocess.run(
-    [sys.executable, str(_TUTORIALS / '03_cell_fate.py')],
-    cwd=tmp_path,
-    capture_output=True,
-    text=True,
-    check=True,
-    timeout=900,
-  )
-  [reached] = re.findall(r'held-out utility ([\d.]+)', done.stdout)
+  printed = run('03_cell_fate.py', tmp_path)
+  [reached] = re.findall(r'held-out utility ([\d.]+)', printed)
   assert float(reached) >= 0.8
-  signs = re.findall(r'^f\((?:0.00|0.50|1.00)\) = +([+-])', done.stdout, re.M)
+  signs = re.findall(r'^f\((?:0.00|0.50|1.00)\) = +([+-])', printed, re.M)
   assert signs == ['+', '-', '+']
 
 
@@ -126,20 +117,13 @@ def test_the_fourth_draws_what_it_trained(ran):
 
 
 @pytest.mark.slow
-def test_the_whole_fourth_learns_to_remember(tmp_path):
+def test_the_whole_fourth_learns_to_remember(tmp_path, run):
   """Truth: what it says: BPTT above D-RTRL, that far above no trace; e-prop."""
-  done = subprocess.run(
-    [sys.executable, str(_TUTORIALS / '04_online_learning.py')],
-    cwd=tmp_path,
-    capture_output=True,
-    text=True,
-    check=True,
-    timeout=900,
-  )
-  found = re.findall(r', accuracy ([\d.]+)$', done.stdout, re.M)
+  printed = run('04_online_learning.py', tmp_path)
+  found = re.findall(r', accuracy ([\d.]+)$', printed, re.M)
   offline, online, without = map(float, found)
   assert offline > 0.9 and online > 0.7 and without < 0.55
-  [_, flat] = re.findall(r'MiB at a lag of .*: (.*)$', done.stdout, re.M)
+  [_, flat] = re.findall(r'MiB at a lag of .*: (.*)$', printed, re.M)
   assert len(set(flat.split(', '))) == 1
-  spiking = re.findall(r'held-out accuracy ([\d.]+)', done.stdout)
+  spiking = re.findall(r'held-out accuracy ([\d.]+)', printed)
   assert float(spiking[-1]) > 0.9 and float(spiking[0]) < 0.7

@@ -6,8 +6,6 @@ Truth: folders written here, with rows and seconds of which the answers follow.
 
 import json
 import pathlib
-import subprocess
-import sys
 
 import numpy as np
 import pytest
@@ -239,29 +237,19 @@ def test_what_cannot_be_compared_is_refused(evolution, tmp_path):
     comparison.curve(run, 'accuracy', 'eval')
 
 
-def _compare(*arguments):
-  """The command, in a process of its own."""
-  return subprocess.run(
-    [sys.executable, '-m', 'experiments.compare', *arguments],
-    cwd=REPO,
-    capture_output=True,
-    text=True,
-    check=False,
-  )
-
-
-def test_the_command_says_what_it_drew(evolution, tmp_path):
+def test_the_command_says_what_it_drew(evolution, tmp_path, command):
   """Truth: the last rows, and what was spent by then."""
   output = tmp_path / 'comparison.png'
-  answer = _compare(f'--workdirs={evolution}', f'--output={output}')
-  assert answer.returncode == 0, answer.stderr
-  assert answer.stdout.splitlines() == [
+  compare = 'experiments.compare', f'--workdirs={evolution}'
+  answer = command(*compare, f'--output={output}')
+  assert (answer['status'], answer['stderr']) == (0, '')
+  assert answer['stdout'].splitlines() == [
     'evolved (evolution)  utility 0.5000 after 4 updates, 168 trials '
     'simulated, 60 CPU seconds of training',
     f'wrote {output}',
   ]
   assert output.read_bytes()[:8] == b'\x89PNG\r\n\x1a\n'
   nowhere = tmp_path / 'no' / 'c.png'
-  answer = _compare(f'--workdirs={evolution}', f'--output={nowhere}')
-  assert answer.returncode == 2
-  assert 'name a .png file' in answer.stderr
+  answer = command(*compare, f'--output={nowhere}')
+  assert answer['status'] == 2
+  assert 'name a .png file' in answer['stderr']

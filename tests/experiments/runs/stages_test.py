@@ -15,12 +15,12 @@ import pytest
 from ml_collections import config_dict
 
 from bionet_learners.training import ranges
-from experiments import session
 from experiments.configs import cell_fate as cell_fate_config
 from experiments.configs import copying as copying_config
-from experiments.figures import confusion_matrix, learning_curve
 from experiments.runs import build, saved, sections, updates
-from experiments.shell import workdirs
+from tests.experiments import smoke
+
+pytestmark = pytest.mark.usefixtures('no_figures', 'compiled_once')
 
 
 @pytest.fixture
@@ -37,24 +37,6 @@ def config():
   config.stages.c_small = {'num_updates': 2, 'batch_size': 4}
   config.stages.b_longer = {'num_updates': 3, 'task': {'time_lag': 2}}
   return config
-
-
-@pytest.fixture(autouse=True)
-def no_figures(monkeypatch):
-  for figure in (learning_curve, confusion_matrix):
-    monkeypatch.setattr(figure, 'draw', lambda *_: None)
-
-
-def _train(config, workdir, **kwargs):
-  run = build.build(config)
-  if workdirs.find(workdir, config).status == 'nothing':
-    workdirs.create(workdir, config, run.first.task.spec)
-  state, first = saved.begin(config, run, workdir)
-  return session.train_from(config, run, workdir, state, first, **kwargs)
-
-
-def _bits(tree):
-  return [np.asarray(leaf).tobytes() for leaf in jax.tree.leaves(tree)]
 
 
 def test_each_stage_changes_the_one_before(config):
@@ -158,11 +140,11 @@ def test_restarts_go_on_where_they_were(tmp_path):
 
 def _in_sessions(config, tmp_path, last):
   """Trains in one go and border by border; the borders. Both must agree."""
-  _train(config, tmp_path / 'whole')
+  smoke.run(config, tmp_path / 'whole')
   sessions = []
   while not sessions or sessions[-1] < last:
     try:
-      _train(config, tmp_path / 'parts', interrupted=lambda: True)
+      smoke.run(config, tmp_path / 'parts', interrupted=lambda: True)
       sessions.append(last)
     except ranges.InterruptedRun as stop:
       sessions.append(stop.update)
@@ -174,7 +156,7 @@ def _in_sessions(config, tmp_path, last):
   files = [tmp_path / name / 'metrics.jsonl' for name in ('whole', 'parts')]
   assert files[0].read_bytes() == files[1].read_bytes()
   states = [saved.restore(tmp_path / n)[1] for n in ('whole', 'parts')]
-  assert _bits(states[0]) == _bits(states[1])
+  assert smoke.bits(states[0]) == smoke.bits(states[1])
   return sessions
 
 

@@ -5,8 +5,6 @@ Truth: the words that a reader of the line needs, written out here by hand. All
 cases run as `python -m experiments.train` would, in forks of one process.
 """
 
-import json
-import os
 import pathlib
 import shutil
 import subprocess
@@ -18,11 +16,10 @@ from bionet_learners.training import checkpoints
 from experiments.configs import copying as copying_config
 from experiments.runs import build, optimizer_settings, updates
 from experiments.shell import workdirs
+from tests.experiments import smoke
 from tests.experiments.shell import bad_inputs
 
-REPO = pathlib.Path(__file__).parents[3]
 HERE = pathlib.Path(__file__).parent
-FORK_RUNS = pathlib.Path(__file__).parents[1] / 'fork_runs.py'
 
 
 @pytest.fixture(scope='module')
@@ -68,34 +65,14 @@ def _damage(path: pathlib.Path) -> None:
 
 
 @pytest.fixture(scope='module')
-def start(folder):
+def start(folder, command):
   """`arguments -> result` of a run that is started in the folder."""
-  paths = [str(REPO), str(folder), os.environ.get('PYTHONPATH', '')]
-  with subprocess.Popen(
-    [sys.executable, FORK_RUNS],
-    cwd=folder,
-    env={
-      **os.environ,
-      'PYTHONPATH': os.pathsep.join(filter(None, paths)),
-      'PYTHONDONTWRITEBYTECODE': '1',
-      'JAX_PLATFORMS': 'cpu',
-      'XLA_FLAGS': (
-        f'{os.environ.get("XLA_FLAGS", "")} '
-        '--xla_force_host_platform_device_count=4'
-      ),
-    },
-    stdin=subprocess.PIPE,
-    stdout=subprocess.PIPE,
-    text=True,
-  ) as server:
 
-    def start(arguments):
-      case = [a.replace('TMP', str(folder)) for a in arguments]
-      server.stdin.write(json.dumps(_from(REPO, case)) + '\n')
-      server.stdin.flush()
-      return json.loads(server.stdout.readline())
+  def start(arguments):
+    case = [a.replace('TMP', str(folder)) for a in arguments]
+    return command(*_from(smoke.REPO, case), cwd=folder, paths=[folder])
 
-    yield start
+  return start
 
 
 def _from(root: pathlib.Path, arguments: list[str]) -> list[str]:
@@ -129,7 +106,7 @@ def test_one_line_says_what_is_wrong(name, start, folder):
   assert result['stdout'] == ''
   for word in words:
     word = word.replace('TMP', str(folder))
-    assert word in error.replace(f'{REPO}/', ''), error
+    assert word in error.replace(f'{smoke.REPO}/', ''), error
   assert _content(folder) == before
 
 
@@ -157,7 +134,7 @@ def test_as_a_user_starts_it(arguments, word, tmp_path):
       *arguments,
       f'--workdir={workdir}',
     ],
-    cwd=REPO,
+    cwd=smoke.REPO,
     capture_output=True,
     text=True,
     check=False,

@@ -7,19 +7,14 @@ user would start them, in forks of one process.
 """
 
 import json
-import os
 import pathlib
-import subprocess
-import sys
 
 import pytest
 
 from experiments.configs import copying as copying_config
 from experiments.runs import factories, optimizer_settings
 from experiments.shell import workdirs
-
-REPO = pathlib.Path(__file__).parents[3]
-FORK_RUNS = pathlib.Path(__file__).parents[1] / 'fork_runs.py'
+from tests.experiments import smoke
 
 COPYING = '--config=experiments/configs/copying.py:smoke'
 SEED = '--config.seed=3'  # an override: a config file is read before it
@@ -375,35 +370,20 @@ def folder(tmp_path_factory):
 
 
 @pytest.fixture(scope='module')
-def start(folder):
+def start(folder, command):
   """`arguments -> result` of a command that is started in the folder."""
-  paths = [str(REPO), os.environ.get('PYTHONPATH', '')]
-  with subprocess.Popen(
-    [sys.executable, FORK_RUNS],
-    cwd=folder,
-    env={
-      **os.environ,
-      'PYTHONPATH': os.pathsep.join(filter(None, paths)),
-      'PYTHONDONTWRITEBYTECODE': '1',
-      'JAX_PLATFORMS': 'cpu',
-    },
-    stdin=subprocess.PIPE,
-    stdout=subprocess.PIPE,
-    text=True,
-  ) as server:
+  configs = 'experiments/configs'
 
-    def start(arguments):
-      case = [
-        argument.replace('TMP', str(folder)).replace(
-          'experiments/configs', f'{REPO}/experiments/configs'
-        )
-        for argument in arguments
-      ]
-      server.stdin.write(json.dumps(case) + '\n')
-      server.stdin.flush()
-      return json.loads(server.stdout.readline())
+  def start(arguments):
+    case = [
+      argument.replace('TMP', str(folder)).replace(
+        configs, str(smoke.REPO / configs)
+      )
+      for argument in arguments
+    ]
+    return command(*case, cwd=folder)
 
-    yield start
+  return start
 
 
 def _content(folder: pathlib.Path) -> dict[str, bytes]:

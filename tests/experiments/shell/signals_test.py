@@ -4,18 +4,17 @@
 Truth: the signals themselves, sent to this process and to runs of their own.
 """
 
-import pathlib
+import os
 import re
 import signal
-import subprocess
-import sys
+import time
 
 import pytest
 
 from bionet_learners.training import checkpoints
 from experiments.shell import signals
+from tests.experiments import smoke
 
-REPO = pathlib.Path(__file__).parents[3]
 NOTED = (
   signal.SIGTERM,
   signal.SIGUSR1,
@@ -58,42 +57,38 @@ def test_handlers_come_back_after_an_error(handlers):
   assert {n: signal.getsignal(n) for n in NOTED} == handlers
 
 
-def _start(workdir, environment) -> subprocess.Popen:
-  """A run of 100,000 updates, with a border at every 50."""
-  return subprocess.Popen(
-    [
-      sys.executable,
-      '-m',
-      'experiments.train',
-      '--config=experiments/configs/copying.py:smoke',
-      '--config.num_updates=100000',
-      '--config.log_every=50',
-      '--config.eval_every=100000',
-      '--config.checkpoint_every=100000',
-      f'--workdir={workdir}',
-    ],
-    cwd=REPO,
-    env=environment,
-    stdout=subprocess.PIPE,
-    stderr=subprocess.PIPE,
-    text=True,
-  )
+# A run of 100,000 updates, with a border at every 50.
+RUN = (
+  'experiments.train',
+  '--config=experiments/configs/copying.py:smoke',
+  '--config.num_updates=100000',
+  '--config.log_every=50',
+  '--config.eval_every=100000',
+  '--config.checkpoint_every=100000',
+)
 
 
 @pytest.mark.parametrize('number', NOTED[:2], ids=lambda n: n.name)
-def test_a_run_saves_itself_and_asks_to_go_on(number, tmp_path, environment):
+def test_a_run_saves_itself_and_asks_to_go_on(number, tmp_path, server):
   """Truth: status 75, one line, and the last border that was reported.
 
   The signal is sent after the first line of progress. Borders are the multiples
   of 50, and no checkpoint was due at any of them.
   """
-  workdir = tmp_path / 'run'
-  with _start(workdir, environment()) as process:
-    lines = list(_up_to('update ', process.stdout))
-    process.send_signal(number)
-    rest, error = process.communicate(timeout=120)
-  lines += rest.splitlines(keepends=True)
-  assert process.returncode == signals.REQUEUE == 75
+  workdir, output = tmp_path / 'run', tmp_path / 'output'
+  run = server(
+    start=[*RUN, f'--workdir={workdir}'],
+    cwd=smoke.REPO,
+    stdout=output,
+    stderr=tmp_path / 'error',
+  )['pid']
+  # The process ends by itself in some minutes, whatever comes.
+  while '\nupdate ' not in output.read_text():
+    time.sleep(0.01)
+  os.kill(run, number)
+  assert server(wait=run)['status'] == signals.REQUEUE == 75
+  lines = output.read_text().splitlines()
+  error = (tmp_path / 'error').read_text()
   found = re.fullmatch(
     r'error: asked to stop: saved after update (\d+)\. The same command goes '
     rf'on from .* in {re.escape(str(workdir))}\.\n',
@@ -105,11 +100,3 @@ def test_a_run_saves_itself_and_asks_to_go_on(number, tmp_path, environment):
   assert checkpoints.all_steps(workdir / 'checkpoints') == [step]
   checkpoints.verify(workdir / 'checkpoints' / f'checkpoint_{step}')
   assert not (workdir / 'result.json').exists()
-
-
-def _up_to(start: str, stream):
-  """The lines up to the first one that begins so."""
-  for line in stream:
-    yield line
-    if line.startswith(start):
-      return
