@@ -13,7 +13,7 @@ import bionet_core as core
 import bionet_learners as bl
 from bionet_core import unroll
 from bionet_learners.training import precision
-from tests.learners import cores_test
+from tests.learners import odd_cores
 
 T, B = 4, 2
 HALF = 'params=float32,compute=bfloat16,output=float32'
@@ -27,7 +27,7 @@ def flags():
 
 
 def checkpointed(p, x, s, heard):
-  inner = jax.checkpoint(cores_test.CORES['logaddexp'].step)
+  inner = jax.checkpoint(odd_cores.CORES['logaddexp'].step)
   return inner(p, x, s, heard)
 
 
@@ -35,9 +35,9 @@ def checkpointed(p, x, s, heard):
 def test_newer_forms_of_primitives_are_right_or_refused(flag):
   """Truth: BPTT; a refusal names the operation and rules that work."""
   kinds = {
-    'spikes': cores_test.CORES['spikes by custom_vjp'],
-    'checkpoint': cores_test.Core(
-      checkpointed, cores_test.CORES['logaddexp'].shapes
+    'spikes': odd_cores.CORES['spikes by custom_vjp'],
+    'checkpoint': odd_cores.Core(
+      checkpointed, odd_cores.CORES['logaddexp'].shapes
     ),
   }
   before = jax.config.values[flag]
@@ -45,27 +45,27 @@ def test_newer_forms_of_primitives_are_right_or_refused(flag):
   try:
     with jax.enable_x64(True):
       for kind in kinds.values():
-        trials, cell = cores_test.problem(), kind.cell()
+        trials, cell = odd_cores.problem(), kind.cell()
         cut, exact = (
-          cores_test.gradient(
-            bl.bptt(kind.cell(stopped=stopped), cores_test.squared_error),
+          odd_cores.gradient(
+            bl.bptt(kind.cell(stopped=stopped), odd_cores.squared_error),
             trials,
           )
           for stopped in (True, False)
         )
-        rtrl = bl.rtrl(cell, cores_test.squared_error)
-        cores_test.assert_equal(cores_test.gradient(rtrl, trials), exact)
+        rtrl = bl.rtrl(cell, odd_cores.squared_error)
+        odd_cores.assert_equal(odd_cores.gradient(rtrl, trials), exact)
         d_rtrl = bl.d_rtrl(
-          cell, cores_test.squared_error, window=2, trace_dtype='float64'
+          cell, odd_cores.squared_error, window=2, trace_dtype='float64'
         )
         try:
-          got = cores_test.gradient(d_rtrl, trials)
+          got = odd_cores.gradient(d_rtrl, trials)
         except ValueError as error:
           text = str(error)
           assert 'call_hi_primitive reaches several units' in text
           assert 'rtrl, snap, bptt' in text
         else:
-          cores_test.assert_equal(got, cut)
+          odd_cores.assert_equal(got, cut)
   finally:
     jax.config.update(flag, before)
 
@@ -74,7 +74,7 @@ def problem(*input_shape):
   rng = np.random.default_rng(3)
   return core.Trials(
     inputs=jnp.asarray(rng.normal(size=(T, B, *input_shape)), jnp.float32),
-    targets=jnp.asarray(rng.normal(size=(T, B, cores_test.O)), jnp.float32),
+    targets=jnp.asarray(rng.normal(size=(T, B, odd_cores.O)), jnp.float32),
     mask=jnp.ones((T, B)) / T,
     index=jnp.arange(B),
   )
@@ -82,7 +82,7 @@ def problem(*input_shape):
 
 def estimate(make, cell, trials):
   """A rule's gradient, flat by path."""
-  gradient = cores_test.gradient(make(cell, cores_test.squared_error), trials)
+  gradient = odd_cores.gradient(make(cell, odd_cores.squared_error), trials)
   leaves = jax.tree.leaves_with_path(gradient)
   return {jax.tree_util.keystr(path): np.asarray(x) for path, x in leaves}
 
@@ -105,7 +105,7 @@ HALVED = {
 @pytest.mark.parametrize('name', HALVED)
 def test_a_policy_of_bfloat16_changes_little(name):
   """Truth: the same rule in float32; parameters' gradients stay float32."""
-  cell = core.cell_from_core(lambda: hk.GRU(6), lambda: hk.Linear(cores_test.O))
+  cell = core.cell_from_core(lambda: hk.GRU(6), lambda: hk.Linear(odd_cores.O))
   trials = problem(3)
   half, whole = (
     estimate(HALVED[name], one, trials)
@@ -145,7 +145,7 @@ def test_units_in_images_are_taught_as_units_in_a_row(name):
       HALVED[name],
       core.cell_from_core(
         lambda flat=flat: Flat(flat),
-        lambda: hk.Sequential([hk.Flatten(), hk.Linear(cores_test.O)]),
+        lambda: hk.Sequential([hk.Flatten(), hk.Linear(odd_cores.O)]),
       ),
       trials,
     )
@@ -162,7 +162,7 @@ def test_cells_of_one_shape_have_structures_of_their_own():
   """Truth: two cells that differ in what they cut; and none leaks a tracer."""
   plain, stopped = (
     core.cell_from_core(
-      lambda hears=hears: Hears(hears), lambda: hk.Linear(cores_test.O)
+      lambda hears=hears: Hears(hears), lambda: hk.Linear(odd_cores.O)
     )
     for hears in (False, True)
   )
@@ -173,12 +173,10 @@ def test_cells_of_one_shape_have_structures_of_their_own():
     # A cell made of a tracer, used twice.
     cell = plain._replace(readout=lambda *args: scale * plain.readout(*args))
     rules = [
-      bl.d_rtrl(cell, cores_test.squared_error, window=2) for _ in range(2)
+      bl.d_rtrl(cell, odd_cores.squared_error, window=2) for _ in range(2)
     ]
-    rules.append(bl.snap(cell, cores_test.squared_error))
-    return [
-      jax.tree.leaves(cores_test.gradient(rule, trials)) for rule in rules
-    ]
+    rules.append(bl.snap(cell, odd_cores.squared_error))
+    return [jax.tree.leaves(odd_cores.gradient(rule, trials)) for rule in rules]
 
   once, twice, _ = inside(jnp.float32(1))
   again, _, _ = inside(jnp.float32(2))
@@ -215,7 +213,7 @@ class Hears(hk.RNNCore):
 
 def test_trials_without_a_step_are_refused():
   """Truth: one sentence with their shape, when a rule begins and later."""
-  cell = core.cell_from_core(lambda: hk.GRU(3), lambda: hk.Linear(cores_test.O))
+  cell = core.cell_from_core(lambda: hk.GRU(3), lambda: hk.Linear(odd_cores.O))
   some, key = problem(3), jax.random.key(0)
   none = dataclasses.replace(
     some, **jax.tree.map(lambda x: x[:0], unroll.timed(some))
@@ -223,7 +221,7 @@ def test_trials_without_a_step_are_refused():
   match = r'inputs are \[0, 2, 3\].*at least 1 step'
   params, constants = cell.init(key, some.inputs[0])
   for make in (bl.bptt, *HALVED.values()):
-    rule = make(cell, cores_test.squared_error)
+    rule = make(cell, odd_cores.squared_error)
     state = rule.init(key, params, constants, some)
     for call in (
       lambda rule=rule: rule.model.init(key, none),
