@@ -192,6 +192,9 @@ def toy_e_prop(cell, loss, *, feedback='random'):
         for name, trace in traces.items()
       }
       outputs = cell.readout(params, constants, emission)
+      # What nobody asks for may be anything, and is shown to no loss.
+      weighs = mask[:, None] != 0
+      outputs, targets = (jnp.where(weighs, x, 0) for x in (outputs, targets))
       (value, metrics), error = jax.value_and_grad(loss, has_aux=True)(
         outputs, targets, mask
       )
