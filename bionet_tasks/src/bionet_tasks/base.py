@@ -182,13 +182,14 @@ def cross_entropy(
   num_classes = outputs.shape[-1]
   class_labels.check_classes(targets, num_classes, mask)
   outputs, targets = _asked(mask, outputs), _asked(mask, targets)
-  losses = optax.softmax_cross_entropy_with_integer_labels(outputs, targets)
-  # Optax takes the class -1 for the last one. A factor makes the gradient NaN,
-  # too; outside of the mean it changes no bit of the others' sum.
-  are_classes = jnp.all((targets >= 0) & (targets < num_classes))
-  loss = jnp.mean(losses * mask) * jnp.where(are_classes, 1.0, jnp.nan)
   hits = jnp.argmax(outputs, axis=-1) == targets
-  return loss, {'accuracy': jnp.mean(hits * mask)}
+  # Optax takes the class -1 for the last one. A factor makes the gradient NaN,
+  # too; on the outputs it changes no bit where all are classes, while on the
+  # loss it would change how what takes the loss further is rounded.
+  are_classes = jnp.all((targets >= 0) & (targets < num_classes))
+  outputs *= jnp.where(are_classes, 1.0, jnp.nan)
+  losses = optax.softmax_cross_entropy_with_integer_labels(outputs, targets)
+  return jnp.mean(losses * mask), {'accuracy': jnp.mean(hits * mask)}
 
 
 def squared_error(
