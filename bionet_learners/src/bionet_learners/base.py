@@ -281,7 +281,7 @@ class Learner(NamedTuple):
     update: `(state, key, trials) -> (state, metrics {name: []})`; `key` is the
       run's, the same at every update: draws differ by the trials' index.
     predict: `(state, key, trials) -> outputs [T, B, O]`; reads no targets.
-      Both set inputs after the last asked step of a trial to 0, whatever pads
+      Both take inputs after the last asked step of a trial for 0, whatever pads
       it there; not where a learner goes on from batch to batch (`carry`).
     partition: what is split over devices.
     take_over: `shared -> shared`, from what the rule of an earlier stage of a

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from bionet_core import interfaces, unroll
-from bionet_learners import base, padding
+from bionet_learners import base
 
 _MUTATION = np.uint32(2**32 - 2)  # no trial of a run has this number
 
@@ -24,10 +24,7 @@ class Judge(Protocol):
     key: jax.Array,
     trials: interfaces.Trials,
   ) -> dict[str, jax.Array]:
-    """Judges members, every leaf `[P, ...]`: `{'loss': [P], **metrics}`.
-
-    Inputs after the last asked step of a trial are set to 0.
-    """
+    """Judges members, every leaf `[P, ...]`: `{'loss': [P], **metrics}`."""
     ...
 
 
@@ -75,7 +72,6 @@ def make_judge(
     return {'loss': total, **metrics}
 
   def judge(members, constants, key, trials):
-    trials = padding.without_padding(trials)
     first = devices.index() * share
     each_params = jax.tree.map(
       lambda x: jax.lax.dynamic_slice_in_dim(x, first, share), members
