@@ -5,38 +5,15 @@ Exact forward sensitivities, an eligibility trace with random feedback, an
 evolution step, and a noisy tissue with a population loss.
 """
 
-import haiku as hk
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import flatten_util
 
 from bionet_core import interfaces, unroll
-from bionet_core.cells import cores as cells
 from bionet_learners import base
 
 T, B, I, N, O = 8, 3, 2, 4, 2
-
-
-def squared_error(outputs, targets, mask):
-  error = jnp.sum((outputs - targets) ** 2, axis=-1) / 2
-  return jnp.mean(error * mask), {'mse': jnp.mean(error * mask)}
-
-
-def random_trials(seed=0):
-  rng = np.random.default_rng(seed)
-  mask = np.zeros((T, B), np.float32)
-  mask[[3, 6, 7]] = 1 / 3  # asked late, and not at every step
-  return interfaces.Trials(
-    inputs=jnp.asarray(rng.normal(size=(T, B, I)), jnp.float32),
-    targets=jnp.asarray(rng.normal(size=(T, B, O)), jnp.float32),
-    mask=jnp.asarray(mask),
-    index=jnp.arange(B) + 10,
-  )
-
-
-def stock_gru():
-  return cells.cell_from_core(lambda: hk.GRU(N), lambda: hk.Linear(O))
 
 
 def toy_rtrl(cell, loss, *, drop_influence=False):
@@ -106,27 +83,6 @@ def toy_rtrl(cell, loss, *, drop_influence=False):
     )
 
   return base.GradientRule(unroll.model_from_cell(cell), init, begin, estimate)
-
-
-def estimate_in_windows(rule, trials, windows):
-  """Sum of a rule's estimates over windows, the weights held fixed."""
-  key = jax.random.key(7)
-  params, constants = jax.jit(rule.model.init)(jax.random.key(1), trials)
-  state = rule.init(jax.random.key(2), params, constants, trials)
-  state = rule.begin(params, constants, state, key, trials)
-  estimate_window = jax.jit(rule.estimate)
-  total, start = jax.tree.map(jnp.zeros_like, params), 0
-  for length in windows:
-    part = slice(start, start + length)
-    window = trials.replace(
-      inputs=trials.inputs[part],
-      targets=trials.targets[part],
-      mask=trials.mask[part],
-    )
-    estimate, state = estimate_window(params, constants, state, key, window)
-    total = jax.tree.map(jnp.add, total, estimate.gradient)
-    start += length
-  return total
 
 
 def leaky_cell(leak=0.8):

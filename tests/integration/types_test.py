@@ -19,23 +19,36 @@ import pytest
 from bionet_core import unroll
 from bionet_learners import base, oracles, testing
 from bionet_learners.reverse import bptt
+from tests import small
 from tests.integration import toys
+
+
+def trials_of_toys():
+  """Asked late, and not at every step."""
+  return small.trials((toys.T, toys.B, toys.I, toys.O), (3, 6, 7), first=10)
+
+
+def estimate_in_windows(rule, trials, windows):
+  """Sum of a rule's estimates over windows, the weights held fixed."""
+  params, constants = jax.jit(rule.model.init)(jax.random.key(1), trials)
+  run = functools.partial(small.in_windows, rule, lengths=windows)
+  return jax.jit(run)(params, constants, jax.random.key(7), trials)[0]
 
 
 @pytest.mark.oracle
 def test_forward_sensitivities_equal_bptt_across_window_borders():
   """Truth: BPTT over the whole trial. Mutant: influence dropped each step."""
-  trials, cell = toys.random_trials(), toys.stock_gru()
-  exact = toys.estimate_in_windows(
-    bptt.bptt(cell, toys.squared_error), trials, [toys.T]
+  trials, cell = trials_of_toys(), small.stock('gru', toys.N, toys.O)
+  exact = estimate_in_windows(
+    bptt.bptt(cell, small.squared_error), trials, (toys.T,)
   )
-  for windows in ([toys.T], [3, 3, 2]):
-    rtrl = toys.estimate_in_windows(
-      toys.toy_rtrl(cell, toys.squared_error), trials, windows
+  for windows in ((toys.T,), (3, 3, 2)):
+    rtrl = estimate_in_windows(
+      toys.toy_rtrl(cell, small.squared_error), trials, windows
     )
     chex.assert_trees_all_close(rtrl, exact, rtol=1e-4, atol=1e-6)
-  mutant = toys.toy_rtrl(cell, toys.squared_error, drop_influence=True)
-  wrong = toys.estimate_in_windows(mutant, trials, [3, 3, 2])
+  mutant = toys.toy_rtrl(cell, small.squared_error, drop_influence=True)
+  wrong = estimate_in_windows(mutant, trials, (3, 3, 2))
   for leaf in ('w_i', 'w_h', 'b'):
     assert oracles.relative_error(wrong['gru'][leaf], exact['gru'][leaf]) > 0.05
 
@@ -43,8 +56,8 @@ def test_forward_sensitivities_equal_bptt_across_window_borders():
 def test_rtrl_runs_online_and_resumes_in_the_middle_of_a_trial():
   """Truth: `descend(every=3)` is the loop over its windows, written out."""
   trials, rule = (
-    toys.random_trials(),
-    toys.toy_rtrl(toys.stock_gru(), toys.squared_error),
+    trials_of_toys(),
+    toys.toy_rtrl(small.stock('gru', toys.N, toys.O), small.squared_error),
   )
   learner = base.descend(rule, optax.sgd(0.1), every=3)
   key = jax.random.key(3)
@@ -70,11 +83,11 @@ def test_rtrl_runs_online_and_resumes_in_the_middle_of_a_trial():
 def test_eligibility_trace_is_exact_without_recurrence():
   """Truth: BPTT. With R = 0 and symmetric feedback nothing is dropped."""
   trials, cell = (
-    toys.random_trials(),
+    trials_of_toys(),
     toys.without_recurrence(toys.leaky_cell()),
   )
-  exact = toys.estimate_in_windows(
-    bptt.bptt(cell, toys.squared_error), trials, [toys.T]
+  exact = estimate_in_windows(
+    bptt.bptt(cell, small.squared_error), trials, (toys.T,)
   )
 
   def at_zero(rule):  # the trace is of a cell whose R is 0
@@ -84,17 +97,17 @@ def test_eligibility_trace_is_exact_without_recurrence():
       )
     )
 
-  for windows in ([toys.T], [3, 3, 2]):
+  for windows in ((toys.T,), (3, 3, 2)):
     symmetric = toys.toy_e_prop(
-      toys.leaky_cell(), toys.squared_error, feedback='symmetric'
+      toys.leaky_cell(), small.squared_error, feedback='symmetric'
     )
-    updates = toys.estimate_in_windows(at_zero(symmetric), trials, windows)
+    updates = estimate_in_windows(at_zero(symmetric), trials, windows)
     for name in ('w', 'out'):
       np.testing.assert_allclose(
         updates[name], exact[name], rtol=1e-4, atol=1e-6
       )
-  random = at_zero(toys.toy_e_prop(toys.leaky_cell(), toys.squared_error))
-  updates = toys.estimate_in_windows(random, trials, [3, 3, 2])
+  random = at_zero(toys.toy_e_prop(toys.leaky_cell(), small.squared_error))
+  updates = estimate_in_windows(random, trials, (3, 3, 2))
   np.testing.assert_allclose(updates['out'], exact['out'], rtol=1e-4, atol=1e-6)
   assert oracles.relative_error(updates['w'], exact['w']) > 0.1
 
@@ -106,9 +119,13 @@ def _zero_r(params, constants):
 @pytest.mark.oracle
 def test_evolution_improves_a_stock_gru():
   """Truth: elites stay, so on fixed trials the best loss never rises."""
-  trials = toys.random_trials()
+  trials = trials_of_toys()
   learner = toys.toy_evolution(
-    toys.stock_gru(), toys.squared_error, population=12, elites=3, std=0.1
+    small.stock('gru', toys.N, toys.O),
+    small.squared_error,
+    population=12,
+    elites=3,
+    std=0.1,
   )
   state = jax.jit(learner.init)(jax.random.key(0), trials)
   update = jax.jit(learner.update)
@@ -186,30 +203,26 @@ def test_population_loss_over_devices_equals_one(count):
     chex.assert_trees_all_close(alone, one, rtol=1e-4, atol=1e-6)
 
 
+TOYS = {
+  'rtrl': lambda: toys.toy_rtrl(
+    small.stock('gru', toys.N, toys.O), small.squared_error
+  ),
+  'e_prop': lambda: toys.toy_e_prop(toys.leaky_cell(), small.squared_error),
+  'tissue': lambda: bptt.bptt(toys.toy_tissue(), toys.pattern_utility),
+}
+
+
 @pytest.mark.oracle
 @pytest.mark.parametrize(
-  'rule, trials, per_trial',
+  'name',
   [
-    pytest.param(
-      toys.toy_rtrl(toys.stock_gru(), toys.squared_error),
-      toys.random_trials(),
-      True,
-      marks=pytest.mark.slow,
-    ),
-    (
-      toys.toy_e_prop(toys.leaky_cell(), toys.squared_error),
-      toys.random_trials(),
-      True,
-    ),
-    pytest.param(
-      bptt.bptt(toys.toy_tissue(), toys.pattern_utility),
-      toys.tissue_trials(),
-      False,
-      marks=pytest.mark.slow,
-    ),
+    pytest.param('rtrl', marks=pytest.mark.slow),
+    'e_prop',
+    pytest.param('tissue', marks=pytest.mark.slow),
   ],
-  ids=['rtrl', 'e_prop', 'tissue'],
 )
-def test_toys_keep_the_contract_of_rules(rule, trials, per_trial):
+def test_toys_keep_the_contract_of_rules(name):
   """Truth: the laws of `bionet_learners.testing`."""
-  testing.check_rule(rule, trials, per_trial=per_trial)
+  population = name == 'tissue'
+  trials = toys.tissue_trials() if population else trials_of_toys()
+  testing.check_rule(TOYS[name](), trials, per_trial=not population)

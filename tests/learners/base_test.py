@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """`descend`: who sees what, and when weights change."""
 
+import functools
+
 import chex
-import haiku as hk
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -10,39 +11,23 @@ import optax
 import pytest
 
 from bionet_core import interfaces
-from bionet_core.cells import cores as cells
 from bionet_core.relaxation import asymmetric
 from bionet_learners import base
 from bionet_learners.local import local_plasticity
 from bionet_learners.reverse import bptt
+from tests import small
 
 T, B = 7, 3
 KEY = jax.random.key(2)
 
 
-class Sizes:
-  input_shape = (4,)
-  num_outputs = 2
-
-
-def squared_error(outputs, targets, mask):
-  error = jnp.sum((outputs - targets) ** 2, axis=-1)
-  return jnp.mean(error * mask), {'mse': jnp.mean(error * mask)}
-
-
 def trials(seed=0, num_steps=T):
-  rng = np.random.default_rng(seed)
-  return interfaces.Trials(
-    inputs=jnp.asarray(rng.normal(size=(num_steps, B, 4)), jnp.float32),
-    targets=jnp.asarray(rng.normal(size=(num_steps, B, 2)), jnp.float32),
-    mask=jnp.full((num_steps, B), 1 / num_steps),
-    index=jnp.arange(B),
-  )
+  return small.trials((num_steps, B, 4, 2), seed=seed)
 
 
+@functools.cache
 def rule():
-  cell = cells.cell_from_core(lambda: hk.GRU(5), lambda: hk.Linear(2))
-  return bptt.bptt(cell, squared_error)
+  return bptt.bptt(small.leaky(4, 5), small.squared_error)
 
 
 def test_updates_at_borders_equal_a_loop_over_windows():
@@ -53,20 +38,18 @@ def test_updates_at_borders_equal_a_loop_over_windows():
   after, metrics = jax.jit(learner.update)(start, KEY, batch)
 
   params, opt_state, losses = start.params, start.opt_state, []
+  step = jax.jit(optimizer.update)
+  run = jax.jit(rule().estimate)
   state = rule().begin(params, {}, start.rule_state, KEY, batch)
   for begin, end in ((0, 3), (3, 6), (6, 7)):
-    window = batch.replace(
-      inputs=batch.inputs[begin:end],
-      targets=batch.targets[begin:end],
-      mask=batch.mask[begin:end],
-    )
-    estimate, state = rule().estimate(params, {}, state, KEY, window)
-    updates, opt_state = optimizer.update(estimate.gradient, opt_state, params)
+    window = small.window(batch, begin, end)
+    estimate, state = run(params, {}, state, KEY, window)
+    updates, opt_state = step(estimate.gradient, opt_state, params)
     params = optax.apply_updates(params, updates)
     losses.append(estimate.loss)
   chex.assert_trees_all_close(after.params, params, rtol=1e-5, atol=1e-6)
   np.testing.assert_allclose(metrics['loss'], sum(losses), rtol=1e-5)
-  np.testing.assert_allclose(metrics['mse'], sum(losses), rtol=1e-5)
+  np.testing.assert_allclose(metrics['error'], sum(losses), rtol=1e-5)
   assert int(after.step) == 1
 
   whole = base.descend(rule(), optimizer)
@@ -78,14 +61,7 @@ def test_updates_at_borders_equal_a_loop_over_windows():
 def test_carry_continues_a_stream_and_begin_restarts_it():
   """Truth: two halves carried over = both halves in one batch, in windows."""
   whole = trials(num_steps=8)
-  halves = [
-    whole.replace(
-      inputs=whole.inputs[part],
-      targets=whole.targets[part],
-      mask=whole.mask[part],
-    )
-    for part in (slice(0, 4), slice(4, 8))
-  ]
+  halves = small.window(whole, 0, 4), small.window(whole, 4, 8)
 
   def run(learner, batches):
     state = jax.jit(learner.init)(KEY, batches[0])
@@ -109,7 +85,7 @@ def test_carry_continues_a_stream_and_begin_restarts_it():
 
 def test_the_optimizer_never_sees_a_constant():
   """Truth: a decay that would shrink what it sees leaves constants bitwise."""
-  network = asymmetric.asymmetric(Sizes(), hidden=6)
+  network = asymmetric.asymmetric(small.Sizes((4,)), hidden=6)
   learner = base.descend(
     local_plasticity.local_plasticity(network, clamped=2, free=2),
     optax.chain(optax.add_noise(0.1, 0.5, 0), optax.adamw(0.1, weight_decay=1)),
@@ -182,7 +158,7 @@ def test_updates_of_another_structure_are_refused():
 
   def estimate(*args):
     got, state = rule().estimate(*args)
-    return got._replace(gradient={'gru': got.gradient['gru']}), state
+    return got._replace(gradient={'w': got.gradient['w']}), state
 
   learner = base.descend(rule()._replace(estimate=estimate), optax.sgd(0.1))
   state = jax.jit(learner.init)(KEY, trials())
@@ -261,7 +237,7 @@ def test_the_first_batch_of_a_stream_begins_like_any_other():
   ends = []
   for carry in (False, True):
     learner = base.descend(
-      bptt.bptt(cell, squared_error), optax.sgd(0.1), every=3, carry=carry
+      bptt.bptt(cell, small.squared_error), optax.sgd(0.1), every=3, carry=carry
     )
     state = jax.jit(learner.init)(jax.random.key(11), trials())
     ends.append(jax.jit(learner.update)(state, KEY, trials()))

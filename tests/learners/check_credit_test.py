@@ -6,61 +6,20 @@ Each mutant is a rule that still runs, and its gradient is not what it claims.
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import pytest
 
 import bionet_learners as bl
-from bionet_core import interfaces
 from bionet_learners import base, testing
+from tests import small
 
-I, N, O = 2, 3, 2
-
-
-def squared_error(outputs, targets, mask):
-  return jnp.mean(mask * jnp.sum((outputs - targets) ** 2, axis=-1)), {}
+TRIALS = small.trials((6, 3, 2, 2), seed=0)
 
 
-def make_cell(units=N, state_dtype=None):
-  """A leaky layer with recurrent weights, and a linear readout."""
-
-  def init(key, inputs):
-    shapes = {'w': (I, units), 'r': (units, units), 'out': (units, O)}
-    keys = jax.random.split(key, len(shapes))
-    params = {
-      name: 0.6 * jax.random.normal(k, shape, inputs.dtype)
-      for (name, shape), k in zip(shapes.items(), keys, strict=True)
-    }
-    return params, {}
-
-  def initial_state(constants, keys):
-    return jnp.zeros((keys.shape[0], units), state_dtype)
-
-  def step(params, constants, state, keys, inputs):
-    drive = inputs @ params['w'] + state @ params['r']
-    state = (0.7 * state + jnp.tanh(drive)).astype(state.dtype)
-    return state, state
-
-  def readout(params, constants, emission):
-    return emission @ params['out']
-
-  return interfaces.Cell(init, initial_state, step, readout)
-
-
-CELL = make_cell()
-
-
-def trials():
-  rng = np.random.default_rng(0)
-  return interfaces.Trials(
-    inputs=jnp.asarray(rng.normal(size=(6, 3, I)), jnp.float32),
-    targets=jnp.asarray(rng.normal(size=(6, 3, O)), jnp.float32),
-    mask=jnp.full((6, 3), 1 / 6),
-    index=jnp.arange(3),
-  )
+CELL = small.leaky()
 
 
 def check(rule, cell=CELL):
-  return testing.check_credit(cell, squared_error, rule, trials())
+  return testing.check_credit(cell, small.squared_error, rule, TRIALS)
 
 
 RULES = {
@@ -75,7 +34,7 @@ RULES = {
 def test_rules_keep_their_claims(name):
   """Truth: the laws that each of them claims, in the answer."""
   make, laws = RULES[name]
-  said = check(make(CELL, squared_error))
+  said = check(make(CELL, small.squared_error))
   assert said.startswith('credit checked in float64: ') and laws in said
 
 
@@ -106,8 +65,8 @@ def forgetful(rule):
 
 
 def mutants():
-  d_rtrl = bl.d_rtrl(CELL, squared_error)
-  truncated = bl.truncated_bptt(CELL, squared_error, window=2)
+  d_rtrl = bl.d_rtrl(CELL, small.squared_error)
+  truncated = bl.truncated_bptt(CELL, small.squared_error, window=2)
   return {
     'a lost gradient': (
       changed(d_rtrl, without_input_weights),
@@ -122,7 +81,7 @@ def mutants():
       'it is not BPTT',
     ),
     'BPTT that claims to be cut': (
-      bl.bptt(CELL, squared_error)._replace(claim=base.Claim(cut=True)),
+      bl.bptt(CELL, small.squared_error)._replace(claim=base.Claim(cut=True)),
       'forward is not reverse',
     ),
     'traces lost at borders': (forgetful(d_rtrl), 'not one window'),
@@ -132,7 +91,7 @@ def mutants():
     ),
     'a bias under the noise': (
       changed(
-        bl.uoro(CELL, squared_error),
+        bl.uoro(CELL, small.squared_error),
         lambda g: jax.tree.map(lambda x: 1.5 * x, g),
       ),
       'not BPTT on average',
@@ -150,13 +109,13 @@ def test_a_broken_claim_is_named(name):
 
 def test_a_cell_of_float32_is_checked_in_float32():
   """Truth: its state is float32 whatever its parameters are."""
-  cell = make_cell(state_dtype=jnp.float32)
-  said = check(bl.bptt(cell, squared_error), cell)
+  cell = small.leaky(dtype=jnp.float32)
+  said = check(bl.bptt(cell, small.squared_error), cell)
   assert said.startswith('credit checked in float32')
 
 
 def test_a_large_cell_is_said_to_be_unchecked():
   """Truth: 200 units have 40,800 parameters; nothing is computed."""
-  cell = make_cell(units=200)
-  said = check(bl.bptt(cell, squared_error), cell)
+  cell = small.leaky(units=200)
+  said = check(bl.bptt(cell, small.squared_error), cell)
   assert said.startswith('credit is unchecked: 40,800 parameters')

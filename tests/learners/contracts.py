@@ -17,11 +17,7 @@ from bionet_learners.populations import evolution, evosax_strategy, open_es
 from bionet_learners.reverse import bptt, truncated_bptt
 from bionet_learners.sampling import score_function
 from bionet_learners.traces import d_rtrl, e_prop, pp_prop, rflo, three_factor
-
-
-class Sizes:
-  input_shape = (6,)
-  num_outputs = 3
+from tests import small
 
 
 def cross_entropy(outputs, targets, mask):
@@ -76,7 +72,7 @@ def noisy_cell():
 
 
 def network():
-  return asymmetric.asymmetric(Sizes(), hidden=6)
+  return asymmetric.asymmetric(small.Sizes((6,), 3), hidden=6)
 
 
 def leaky_cell():
@@ -107,12 +103,22 @@ def leaky_cell():
 
 RULES = {
   'bptt': [
-    (bptt.bptt(cells.gru(Sizes(), hidden=5), cross_entropy), trials(7)),
     (
-      bptt.bptt(cells.lstm(Sizes(), hidden=5), cross_entropy, remat=True),
+      bptt.bptt(cells.gru(small.Sizes((6,), 3), hidden=5), cross_entropy),
       trials(7),
     ),
-    (bptt.bptt(cells.vanilla_rnn(Sizes(), hidden=5), cross_entropy), trials(1)),
+    (
+      bptt.bptt(
+        cells.lstm(small.Sizes((6,), 3), hidden=5), cross_entropy, remat=True
+      ),
+      trials(7),
+    ),
+    (
+      bptt.bptt(
+        cells.vanilla_rnn(small.Sizes((6,), 3), hidden=5), cross_entropy
+      ),
+      trials(1),
+    ),
   ],
   'd_rtrl': [
     (d_rtrl.d_rtrl(leaky_cell(), cross_entropy, window=2), trials(4)),
@@ -133,17 +139,34 @@ RULES = {
     (local_plasticity.local_plasticity(network(), clamped=3, free=3), trials(1))
   ],
   'rtrl': [
-    (rtrl.rtrl(cells.vanilla_rnn(Sizes(), hidden=4), cross_entropy), trials(7))
+    (
+      rtrl.rtrl(
+        cells.vanilla_rnn(small.Sizes((6,), 3), hidden=4), cross_entropy
+      ),
+      trials(7),
+    )
   ],
   'snap': [
-    (snap.snap(cells.vanilla_rnn(Sizes(), hidden=4), cross_entropy), trials(7)),
     (
-      snap.snap(cells.gru(Sizes(), hidden=3), cross_entropy, order=2),
+      snap.snap(
+        cells.vanilla_rnn(small.Sizes((6,), 3), hidden=4), cross_entropy
+      ),
+      trials(7),
+    ),
+    (
+      snap.snap(
+        cells.gru(small.Sizes((6,), 3), hidden=3), cross_entropy, order=2
+      ),
       trials(4),
     ),
   ],
   'uoro': [
-    (uoro.uoro(cells.vanilla_rnn(Sizes(), hidden=4), cross_entropy), trials(7))
+    (
+      uoro.uoro(
+        cells.vanilla_rnn(small.Sizes((6,), 3), hidden=4), cross_entropy
+      ),
+      trials(7),
+    )
   ],
   'score_function': [
     (

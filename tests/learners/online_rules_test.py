@@ -20,6 +20,7 @@ from bionet_learners.traces import (
   rflo,
   three_factor,
 )
+from tests import small
 
 pytestmark = pytest.mark.oracle
 
@@ -28,23 +29,10 @@ LEAK = 0.75
 KEY = jax.random.key(4)
 
 
-def squared_error(outputs, targets, mask):
-  error = jnp.sum((outputs - targets) ** 2, axis=-1)
-  return jnp.mean(error * mask), {}
-
-
-def trials(targets=(O,)):
-  rng = np.random.default_rng(1)
-  mask = np.zeros((T, B), np.float32)
-  mask[[4, 6]] = 0.5
-  inputs = rng.normal(size=(T, B, I))
-  inputs[..., -1] = 1  # a constant input, to compare the bias with
-  return interfaces.Trials(
-    inputs=jnp.asarray(inputs, jnp.float32),
-    targets=jnp.asarray(rng.normal(size=(T, B, *targets)), jnp.float32),
-    mask=jnp.asarray(mask),
-    index=jnp.arange(B),
-  )
+def trials():
+  batch = small.trials((T, B, I, O), (4, 6))
+  # A constant input, to compare the bias with.
+  return batch.replace(inputs=batch.inputs.at[..., -1].set(1))
 
 
 class Leaky(hk.RNNCore):
@@ -117,7 +105,7 @@ def assert_by_hand(updates, wanted, tolerance=2e-6):
     assert np.linalg.norm(leaf) > 1e-3, f'{name}: nothing to compare'
     error = np.linalg.norm(got[name] - leaf) / np.linalg.norm(leaf)
     assert error < tolerance, (name, error)
-  exact, _ = gradient(bptt.bptt(CELL, squared_error))
+  exact, _ = gradient(bptt.bptt(CELL, small.squared_error))
   for name in ('w', 'b'):  # the readout's gradient is exact in every rule
     leaf = exact.gradient[OUT][name]
     assert oracles.relative_error(updates[OUT][name], leaf) < 1e-6
@@ -125,9 +113,11 @@ def assert_by_hand(updates, wanted, tolerance=2e-6):
 
 def test_e_prop_with_symmetric_feedback_is_d_rtrl():
   """Truth: `d_rtrl`, and the traces written out step by step."""
-  got, _ = gradient(e_prop.e_prop(CELL, squared_error, window=2))
+  got, _ = gradient(e_prop.e_prop(CELL, small.squared_error, window=2))
   assert_by_hand(got.gradient, by_hand())
-  same, _ = gradient(d_rtrl.d_rtrl(CELL, squared_error, execution='reverse'))
+  same, _ = gradient(
+    d_rtrl.d_rtrl(CELL, small.squared_error, execution='reverse')
+  )
   assert oracles.relative_error(got.gradient, same.gradient) < 2e-6
 
 
@@ -140,7 +130,7 @@ def test_e_prop_sends_errors_through_its_own_matrix(kind):
   matrix = jax.random.normal(jax.random.key(9), (O, N))
   rule = e_prop.e_prop(
     CELL,
-    squared_error,
+    small.squared_error,
     feedback=kind,
     kappa=0.6,
     window=3,
@@ -163,7 +153,7 @@ def test_e_prop_sends_errors_through_its_own_matrix(kind):
 @pytest.mark.parametrize('kind', ['symmetric', 'random'])
 def test_the_learning_signal_is_the_error_through_the_feedback(kind):
   """Truth: the loss's own derivative times the matrix; 0 if none is asked."""
-  rule = e_prop.e_prop(CELL, squared_error, feedback=kind)
+  rule = e_prop.e_prop(CELL, small.squared_error, feedback=kind)
   state = rule.init(KEY, PARAMS, {}, BATCH)
   matrix = PARAMS[OUT]['w'].T if kind == 'symmetric' else state.shared
   emission = jax.random.normal(KEY, (B, N))
@@ -175,12 +165,12 @@ def test_the_learning_signal_is_the_error_through_the_feedback(kind):
     expected = 2 * error * BATCH.mask[t][:, None] / B @ matrix
     np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-7)
     assert np.any(found) == (t == 4)
-  assert bptt.bptt(CELL, squared_error).learning_signal is None
+  assert bptt.bptt(CELL, small.squared_error).learning_signal is None
 
 
 def test_random_feedback_is_as_large_as_the_readout():
   """Truth: the readout's own root mean square, to the spread of 8 draws."""
-  rule = e_prop.e_prop(CELL, squared_error, feedback='random')
+  rule = e_prop.e_prop(CELL, small.squared_error, feedback='random')
   draws = [
     rule.init(jax.random.key(k), PARAMS, {}, BATCH).shared for k in range(4)
   ]
@@ -193,10 +183,12 @@ def test_random_feedback_is_as_large_as_the_readout():
 def test_rflo_keeps_the_leak_alone():
   """Truth: the traces written out, with the leak of the rule, not the cell."""
   matrix = jax.random.normal(jax.random.key(9), (O, N))
-  rule = rflo.rflo(CELL, squared_error, tau=2.0, window=3)
+  rule = rflo.rflo(CELL, small.squared_error, tau=2.0, window=3)
   got, _ = gradient(rule, matrix)
   assert_by_hand(got.gradient, by_hand(leak=0.5, matrix=matrix))
-  own = rflo.rflo(CELL, squared_error, tau=4.0, feedback='symmetric', window=2)
+  own = rflo.rflo(
+    CELL, small.squared_error, tau=4.0, feedback='symmetric', window=2
+  )
   got, _ = gradient(own)
   assert_by_hand(got.gradient, by_hand())
 
@@ -207,7 +199,7 @@ def test_pp_prop_filters_pre_and_post():
   Without the filter of the constant input the bias would be 1 / (1 - decay)
   too small.
   """
-  got, _ = gradient(pp_prop.pp_prop(CELL, squared_error, decay=0.8))
+  got, _ = gradient(pp_prop.pp_prop(CELL, small.squared_error, decay=0.8))
   assert_by_hand(got.gradient, by_hand(decay=0.8))
   np.testing.assert_allclose(
     got.gradient[INPUT]['b'], got.gradient[INPUT]['w'][-1], rtol=1e-5
@@ -216,7 +208,7 @@ def test_pp_prop_filters_pre_and_post():
 
 def test_three_factors_are_a_number_a_trial_times_the_trace():
   """Truth: the traces written out, times the loss less what was expected."""
-  rule = three_factor.three_factor(CELL, squared_error, window=3)
+  rule = three_factor.three_factor(CELL, small.squared_error, window=3)
   expected = modulation.Expectation(jnp.float32(0.7), jnp.float32(1))
 
   def signal(error, weight):
@@ -232,19 +224,14 @@ def test_three_factors_are_a_number_a_trial_times_the_trace():
 
 def test_truncated_bptt_is_bptt_of_each_window():
   """Truth: BPTT called window by window; a full window is BPTT."""
-  whole = bptt.bptt(CELL, squared_error)
+  whole = bptt.bptt(CELL, small.squared_error)
   state = whole.init(KEY, PARAMS, {}, BATCH)
   total = jax.tree.map(jnp.zeros_like, PARAMS)
   for begin in range(0, T, 3):
-    part = BATCH.replace(
-      **{
-        name: getattr(BATCH, name)[begin : begin + 3]
-        for name in ('inputs', 'targets', 'mask')
-      }
-    )
+    part = small.window(BATCH, begin, begin + 3)
     said, state = whole.estimate(PARAMS, {}, state, KEY, part)
     total = jax.tree.map(jnp.add, total, said.gradient)
-  rule = truncated_bptt.truncated_bptt(CELL, squared_error, window=3)
+  rule = truncated_bptt.truncated_bptt(CELL, small.squared_error, window=3)
   got, after = gradient(rule)
   assert oracles.relative_error(got.gradient, total) < 1e-6
   np.testing.assert_array_equal(after.per_trial.steps, T)
@@ -271,33 +258,30 @@ def test_truncated_bptt_is_bptt_of_each_window():
 def test_settings_that_cannot_be(make, settings, match):
   """Truth: the message names the setting and what is allowed."""
   with pytest.raises(ValueError, match=match):
-    make(CELL, squared_error, **settings)
+    make(CELL, small.squared_error, **settings)
 
 
 # Every rule on every cell over time.
 
 
-class Sizes:
-  input_shape = (I,)
-  num_outputs = O
-
-
 MAKERS = {
-  'd_rtrl': lambda c: d_rtrl.d_rtrl(c, squared_error, window=2),
+  'd_rtrl': lambda c: d_rtrl.d_rtrl(c, small.squared_error, window=2),
   'd_rtrl exact': lambda c: d_rtrl.d_rtrl(
-    c, squared_error, window=2, within='exact'
+    c, small.squared_error, window=2, within='exact'
   ),
-  'reverse': lambda c: d_rtrl.d_rtrl(c, squared_error, execution='reverse'),
+  'reverse': lambda c: d_rtrl.d_rtrl(
+    c, small.squared_error, execution='reverse'
+  ),
   'e_prop': lambda c: e_prop.e_prop(
-    c, squared_error, window=2, feedback='random'
+    c, small.squared_error, window=2, feedback='random'
   ),
-  'pp_prop': lambda c: pp_prop.pp_prop(c, squared_error),
-  'rflo': lambda c: rflo.rflo(c, squared_error, window=2),
+  'pp_prop': lambda c: pp_prop.pp_prop(c, small.squared_error),
+  'rflo': lambda c: rflo.rflo(c, small.squared_error, window=2),
   'three_factor': lambda c: three_factor.three_factor(
-    c, squared_error, window=2
+    c, small.squared_error, window=2
   ),
   'truncated_bptt': lambda c: truncated_bptt.truncated_bptt(
-    c, squared_error, window=2
+    c, small.squared_error, window=2
   ),
 }
 
@@ -325,7 +309,7 @@ def learned(rule, cell):
 def test_every_leaf_learns_or_is_named(rule, cell):
   """Truth: `describe`; a leaf with credit has a gradient that is not 0."""
   made = plugins.load('bionet.cells', cell, bionet_core.CELLS)(
-    Sizes(), hidden=3
+    small.Sizes((I,), O), hidden=3
   )
   updates = learned(MAKERS[rule](made), made)
   rows = description.describe(made, BATCH.inputs[0])
@@ -341,7 +325,7 @@ def test_every_leaf_learns_or_is_named(rule, cell):
 def test_every_rule_keeps_the_contract_on_every_cell(rule, cell):
   """Truth: the laws listed in `check_rule`."""
   made = plugins.load('bionet.cells', cell, bionet_core.CELLS)(
-    Sizes(), hidden=3
+    small.Sizes((I,), O), hidden=3
   )
   testing.check_rule(MAKERS[rule](made), BATCH)
 
@@ -355,9 +339,9 @@ def test_a_cell_without_a_state_has_its_exact_gradient():
     state = rule.init(KEY, params, {}, BATCH)
     return jax.jit(rule.estimate)(params, {}, state, KEY, BATCH)[0].gradient
 
-  wanted = run(bptt.bptt(cell, squared_error))
+  wanted = run(bptt.bptt(cell, small.squared_error))
   for make in (d_rtrl.d_rtrl, pp_prop.pp_prop):
-    got = run(make(cell, squared_error))
+    got = run(make(cell, small.squared_error))
     assert oracles.relative_error(got, wanted) < 1e-6
 
 

@@ -6,6 +6,7 @@ of a rule to.
 """
 
 import dataclasses
+import functools
 
 import chex
 import jax
@@ -123,7 +124,8 @@ class Credit:
     self._key = unroll.seed_key(seed)
     self._short = _random_problem(trials, seed, 1, dtype)
     self._long = _random_problem(trials, seed, 5, dtype)
-    self._params, self._constants = rule.model.init(self._key, self._long)
+    init = jax.jit(rule.model.init)
+    self._params, self._constants = init(self._key, self._long)
     self._exact = bptt.bptt(cell, loss)
     self._cut = bptt.bptt(cut_step.cut(cell), loss)
 
@@ -145,8 +147,8 @@ class Credit:
       self._assert_close(gradient, exact, 'it is not BPTT')
       names.append('BPTT')
     if claim.cut:
-      wanted = self._gradient(self._cut, self._long)
       within = () if claim.whole else self._within()
+      wanted = self._through_cut_cell
       self._assert_close(
         gradient, wanted, 'forward is not reverse through the cut cell', within
       )
@@ -164,9 +166,13 @@ class Credit:
     """The gradient of whole trials, or summed over windows of one step."""
     key = self._key if key is None else key
     params, constants = self._params, self._constants
-    state = rule.init(self._key, params, constants, trials)
-    state = rule.begin(params, constants, state, key, trials)
-    estimate = jax.jit(rule.estimate)
+
+    @jax.jit
+    def begun():
+      state = rule.init(self._key, params, constants, trials)
+      return rule.begin(params, constants, state, key, trials)
+
+    state, estimate = begun(), jax.jit(rule.estimate)
     if not in_windows:
       return estimate(params, constants, state, key, trials)[0].gradient
     total = jax.tree.map(jnp.zeros_like, params)
@@ -177,6 +183,12 @@ class Credit:
       total = jax.tree.map(jnp.add, total, result.gradient)
     return total
 
+  @functools.cached_property
+  def _through_cut_cell(self):
+    """The gradient of whole trials by BPTT on the cut cell."""
+    return self._gradient(self._cut, self._long)
+
+  @functools.cached_property
   def _rows(self):
     """What `describe` says of each parameter; None where it refuses."""
     try:
@@ -185,12 +197,10 @@ class Credit:
       return None
 
   def _within(self) -> set[str]:
-    return {row.name for row in self._rows() or () if row.within_window}
+    return {row.name for row in self._rows or () if row.within_window}
 
   def _loses_nothing(self, gradient, exact) -> None:
-    wanted = exact
-    if self._rows() is not None:
-      wanted = self._gradient(self._cut, self._long)
+    wanted = exact if self._rows is None else self._through_cut_cell
     for (path, got), leaf in zip(
       jax.tree.leaves_with_path(gradient), jax.tree.leaves(wanted), strict=True
     ):

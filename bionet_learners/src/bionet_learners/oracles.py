@@ -12,6 +12,7 @@ from typing import NamedTuple
 import chex
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import flatten_util
 
 from bionet_core import interfaces
@@ -61,27 +62,36 @@ def finite_differences(
   return unravel(jax.lax.map(slope, jnp.arange(flat.size)))
 
 
-def norm(tree: interfaces.ArrayTree) -> jax.Array:
-  """The Euclidean norm of a tree, `[]`."""
-  return jnp.linalg.norm(flatten_util.ravel_pytree(tree)[0])
+def norm(tree: interfaces.ArrayTree) -> float:
+  """The Euclidean norm of a tree of concrete arrays, in float64."""
+  return float(np.linalg.norm(_flat(tree)))
 
 
 def relative_error(
   estimate: interfaces.ArrayTree, reference: interfaces.ArrayTree
-) -> jax.Array:
-  """`|estimate - reference| / |reference|`, `[]`; infinite at reference 0."""
+) -> float:
+  """`|estimate - reference| / |reference|`; infinite at reference 0."""
   chex.assert_trees_all_equal_shapes(estimate, reference)
-  return norm(jax.tree.map(jnp.subtract, estimate, reference)) / norm(reference)
+  with np.errstate(divide='ignore', invalid='ignore'):
+    error = np.linalg.norm(_flat(estimate) - _flat(reference))
+    return float(error / np.linalg.norm(_flat(reference)))
 
 
 def cosine(
   estimate: interfaces.ArrayTree, reference: interfaces.ArrayTree
-) -> jax.Array:
-  """The cosine of the angle between two trees, `[]`; NaN where one is 0."""
+) -> float:
+  """The cosine of the angle between two trees; NaN where one is 0."""
   chex.assert_trees_all_equal_shapes(estimate, reference)
-  a = flatten_util.ravel_pytree(estimate)[0]
-  b = flatten_util.ravel_pytree(reference)[0]
-  return jnp.vdot(a, b) / (jnp.linalg.norm(a) * jnp.linalg.norm(b))
+  a, b = _flat(estimate), _flat(reference)
+  with np.errstate(invalid='ignore'):
+    return float(np.vdot(a, b) / (np.linalg.norm(a) * np.linalg.norm(b)))
+
+
+def _flat(tree) -> np.ndarray:
+  """All elements of a tree on the host, float64 `[P]`."""
+  # Nothing is compiled for the shapes of the tree.
+  leaves = jax.device_get(jax.tree.leaves(tree))
+  return np.concatenate([np.ravel(x).astype(np.float64) for x in leaves])
 
 
 class Bias(NamedTuple):

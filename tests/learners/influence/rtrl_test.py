@@ -8,47 +8,47 @@ the influence not carried through a step's Jacobian, and dropped at a border.
 import functools
 from typing import NamedTuple
 
-import haiku as hk
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from bionet_core import information, interfaces, unroll
-from bionet_core.cells import cores as cells
 from bionet_core.cells import tissue
-from bionet_learners import oracles
 from bionet_learners.influence import rtrl
 from bionet_learners.reverse import bptt
+from tests import small
 
 pytestmark = pytest.mark.oracle
 
 T, B, I, N, O = 8, 2, 3, 3, 2
 KEY = jax.random.key(4)
-CORES = {'gru': hk.GRU, 'lstm': hk.LSTM, 'vanilla_rnn': hk.VanillaRNN}
 
 
-def squared_error(outputs, targets, mask):
-  error = jnp.sum((outputs - targets) ** 2, axis=-1)
-  return jnp.mean(error * mask), {'error': jnp.mean(error * mask)}
-
-
-def trials(dtype=jnp.float32, steps=T, batch=B):
+def trials(dtype=jnp.float32, steps=T):
   """Delayed: targets are asked for late, and the mask has holes."""
-  rng = np.random.default_rng(1)
-  mask = np.zeros((steps, batch))
-  mask[[4, steps - 1]] = 0.5
-  return interfaces.Trials(
-    inputs=jnp.asarray(rng.normal(size=(steps, batch, I)), dtype),
-    targets=jnp.asarray(rng.normal(size=(steps, batch, O)), dtype),
-    mask=jnp.asarray(mask, dtype),
-    index=jnp.arange(batch),
-  )
+  return small.trials((steps, B, I, O), (4, steps - 1), dtype=dtype)
 
 
 @functools.cache
 def stock(core):
-  return cells.cell_from_core(lambda: CORES[core](N), lambda: hk.Linear(O))
+  return small.stock(core, N, O)
+
+
+@functools.cache
+def compiled(make, cell, loss):
+  rule = make(cell, loss)
+  run = functools.partial(small.in_windows, rule)
+  return rule, jax.jit(run, static_argnames=('lengths', 'forget'))
+
+
+def in_windows(make, cell, loss, batch, lengths, forget=False):
+  """The summed updates and losses of windows, the weights held fixed."""
+  rule, run = compiled(make, cell, loss)
+  params, constants = rule.model.init(jax.random.key(0), batch)
+  return run(
+    params, constants, KEY, batch, lengths=tuple(lengths), forget=forget
+  )
 
 
 def minus_utility(outputs, targets, mask):
@@ -76,50 +76,9 @@ def patterns(dtype, steps=100, batch=6):
   )
 
 
-@functools.cache
-def compiled(make, cell, loss):
-  rule = make(cell, loss)
-  return rule, jax.jit(rule.estimate)
-
-
-def in_windows(make, cell, loss, batch, lengths, mutant=None):
-  """The summed updates and losses of windows, the weights held fixed."""
-  rule, estimate = compiled(make, cell, loss)
-  params, constants = rule.model.init(jax.random.key(0), batch)
-  state = rule.init(KEY, params, constants, batch)
-  total, loss, start = jax.tree.map(jnp.zeros_like, params), 0.0, 0
-  for length in lengths:
-    part = slice(start, start + length)
-    window = batch.replace(
-      inputs=batch.inputs[part],
-      targets=batch.targets[part],
-      mask=batch.mask[part],
-    )
-    got, state = estimate(params, constants, state, KEY, window)
-    if mutant:
-      state = state._replace(per_trial=mutant(state.per_trial))
-    total = jax.tree.map(jnp.add, total, got.gradient)
-    loss, start = loss + got.loss, start + length
-  return total, loss
-
-
-def forgetful(at):
-  return at._replace(traces=jnp.zeros_like(at.traces))
-
-
-def errors(got, wanted):
-  """The relative error of each group of parameters."""
-  found = {}
-  for path, leaf in jax.tree.leaves_with_path(wanted):
-    own = dict(jax.tree.leaves_with_path(got))[path]
-    assert oracles.norm(leaf) > 1e-4, f'{path}: nothing to compare'
-    found[jax.tree_util.keystr(path)] = oracles.relative_error(own, leaf)
-  return found
-
-
 def cases():
   """Each core and each precision by default; all pairs where time is."""
-  for core in CORES:
+  for core in small.CORES:
     for x64, tolerance in ((False, 1e-5), (True, 1e-12)):
       default = (core == 'gru') == x64 and core != 'lstm'
       marks = [] if default else pytest.mark.slow
@@ -134,14 +93,21 @@ def test_stock_cores_have_the_gradient_of_bptt(core, x64, tolerance):
   """
   with jax.enable_x64(x64):
     batch = trials(float if x64 else jnp.float32)
-    wanted, loss = in_windows(bptt.bptt, stock(core), squared_error, batch, [T])
+    wanted, loss = in_windows(
+      bptt.bptt, stock(core), small.squared_error, batch, [T]
+    )
     ours = functools.partial(
-      in_windows, rtrl.rtrl, stock(core), squared_error, batch, [T // 2] * 2
+      in_windows,
+      rtrl.rtrl,
+      stock(core),
+      small.squared_error,
+      batch,
+      [T // 2] * 2,
     )
     got, own = ours()
-    assert max(errors(got, wanted).values()) < tolerance
+    assert max(small.errors(got, wanted).values()) < tolerance
     np.testing.assert_allclose(own, loss, rtol=tolerance)
-    off = errors(ours(forgetful)[0], wanted)
+    off = small.errors(ours(forget=True)[0], wanted)
     assert all(e > 0.05 for name, e in off.items() if 'linear' not in name)
 
 
@@ -163,25 +129,25 @@ def test_a_noisy_tissue_has_the_gradient_of_bptt(lengths):
     ours = functools.partial(
       in_windows, rtrl.rtrl, cell, minus_utility, batch, lengths
     )
-    assert max(errors(ours()[0], wanted).values()) < 1e-8
+    assert max(small.errors(ours()[0], wanted).values()) < 1e-8
     model = unroll.model_from_cell(cell)
     params, _ = model.init(jax.random.key(0), batch)
     states = model.predict(params, {}, KEY, batch)
     assert 0.02 < np.mean((states == 0) | (states == 1)) < 0.9
     if len(lengths) > 1:
-      off = errors(ours(forgetful)[0], wanted)
+      off = small.errors(ours(forget=True)[0], wanted)
       assert max(off.values()) > 1e-3
 
 
 def test_one_step_without_the_jacobian_is_another_gradient():
   """Truth: `bptt`. Mutant: every step forgets, as if J were 0."""
   batch, core = trials(), stock('vanilla_rnn')
-  wanted, _ = in_windows(bptt.bptt, core, squared_error, batch, [T])
+  wanted, _ = in_windows(bptt.bptt, core, small.squared_error, batch, [T])
   ours = functools.partial(
-    in_windows, rtrl.rtrl, core, squared_error, batch, [1] * T
+    in_windows, rtrl.rtrl, core, small.squared_error, batch, [1] * T
   )
-  assert max(errors(ours()[0], wanted).values()) < 1e-5
-  off = errors(ours(forgetful)[0], wanted)
+  assert max(small.errors(ours()[0], wanted).values()) < 1e-5
+  off = small.errors(ours(forget=True)[0], wanted)
   assert all(e > 0.05 for name, e in off.items() if 'vanilla' in name)
 
 
@@ -217,9 +183,9 @@ def test_integers_and_keys_in_the_state_go_along():
   batch = trials()
   batch = batch.replace(targets=jnp.zeros((T, B, I)))
   cell = counting_cell()
-  wanted, _ = in_windows(bptt.bptt, cell, squared_error, batch, [T])
-  got, _ = in_windows(rtrl.rtrl, cell, squared_error, batch, [4, 4])
-  assert max(errors(got, wanted).values()) < 1e-5
+  wanted, _ = in_windows(bptt.bptt, cell, small.squared_error, batch, [T])
+  got, _ = in_windows(rtrl.rtrl, cell, small.squared_error, batch, [4, 4])
+  assert max(small.errors(got, wanted).values()) < 1e-5
 
 
 def test_a_state_that_overflowed_unasked_teaches_nothing():
@@ -236,19 +202,17 @@ def test_a_state_that_overflowed_unasked_teaches_nothing():
     targets=jnp.zeros((T, B, I)), mask=batch.mask.at[5:].set(0)
   )
   cell = sound._replace(step=step)
-  got, _ = in_windows(rtrl.rtrl, cell, squared_error, batch, [T])
+  got, _ = in_windows(rtrl.rtrl, cell, small.squared_error, batch, [T])
   assert all(np.all(np.isfinite(x)) for x in jax.tree.leaves(got))
 
 
 def test_memory_does_not_grow_with_time():
   """Truth: the compiler's own count of temporary memory at two lengths."""
-  rule = rtrl.rtrl(stock('vanilla_rnn'), squared_error)
+  rule = rtrl.rtrl(stock('vanilla_rnn'), small.squared_error)
 
   def memory(steps):
     batch = trials(steps=steps)
     params, _ = rule.model.init(jax.random.key(0), batch)
-    state = rule.init(KEY, params, {}, batch)
-    lowered = jax.jit(rule.estimate).lower(params, {}, state, KEY, batch)
-    return lowered.compile().memory_analysis().temp_size_in_bytes
+    return small.temporary_memory(rule, params, {}, KEY, batch)
 
   assert memory(4000) <= 1.01 * memory(40)

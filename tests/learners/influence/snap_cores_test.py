@@ -6,7 +6,6 @@ trial, in float64.
 """
 
 import functools
-from typing import NamedTuple
 
 import haiku as hk
 import jax
@@ -20,6 +19,7 @@ from bionet_core.cells import cores, spiking
 from bionet_learners import oracles
 from bionet_learners.influence import snap, steps
 from bionet_learners.reverse import bptt
+from tests import small
 
 pytestmark = pytest.mark.oracle
 
@@ -27,27 +27,9 @@ T, B, I, N, O = 5, 2, 3, 3, 2
 KEY = jax.random.key(4)
 
 
-class Sizes(NamedTuple):
-  input_shape: tuple[int, ...] = (I,)
-  num_outputs: int = O
-
-
-def squared_error(outputs, targets, mask):
-  error = jnp.mean(jnp.sum((outputs - targets) ** 2, axis=-1) * mask)
-  return error, {'error': error}
-
-
 def trials():
   """Delayed: the last two steps are asked. Inputs lie on both sides of 0."""
-  rng = np.random.default_rng(1)
-  mask = np.zeros((T, B))
-  mask[-2:] = 0.5
-  return interfaces.Trials(
-    inputs=jnp.asarray(rng.normal(size=(T, B, I))),
-    targets=jnp.asarray(rng.normal(size=(T, B, O))),
-    mask=jnp.asarray(mask),
-    index=jnp.arange(B),
-  )
+  return small.trials((T, B, I, O), (T - 2, T - 1), dtype=float)
 
 
 def by_influence(cell, params, constants, batch):
@@ -78,7 +60,7 @@ def by_influence(cell, params, constants, batch):
 
       def score(flat, emission):
         outputs = cell.readout(unravel(flat), constants, emission)
-        return squared_error(outputs, targets[None], mask[None])[0] / B
+        return small.squared_error(outputs, targets[None], mask[None])[0] / B
 
       own, signal = jax.grad(score, (0, 1))(flat, emission)
       total = total + own + signal.ravel() @ influence[num_states:]
@@ -120,7 +102,12 @@ def fed():
 def silent():
   """Spiking units, of which none fires but by strong noise."""
   return spiking.spiking(
-    Sizes(), hidden=N, adaptive=0.4, refractory=1, scale_in=0.5, reset='zero'
+    small.Sizes((I,), O),
+    hidden=N,
+    adaptive=0.4,
+    refractory=1,
+    scale_in=0.5,
+    reset='zero',
   )
 
 
@@ -234,7 +221,7 @@ def test_full_order_is_rtrl(make):
   """Truth: the influence written out."""
   with jax.enable_x64(True):
     batch, cell = trials(), make()
-    rule = snap.snap(cell, squared_error, order=12)
+    rule = snap.snap(cell, small.squared_error, order=12)
     got, (params, constants) = gradient(rule, batch)
     wanted = jax.jit(functools.partial(by_influence, cell))(
       params, constants, batch
@@ -263,7 +250,7 @@ def test_a_core_without_a_state_learns_by_bptt(state):
   """Truth: `bptt`; nothing is carried, so that nothing is dropped."""
   with jax.enable_x64(True):
     batch, cell = trials(), stateless(state)
-    wanted, _ = gradient(bptt.bptt(cell, squared_error), batch)
-    got, _ = gradient(snap.snap(cell, squared_error), batch)
+    wanted, _ = gradient(bptt.bptt(cell, small.squared_error), batch)
+    got, _ = gradient(snap.snap(cell, small.squared_error), batch)
     assert oracles.norm(wanted) > 1e-3
     assert_equal(got, wanted)

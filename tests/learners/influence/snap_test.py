@@ -5,49 +5,36 @@ Truth: `bptt`, which finite differences check; RTRL with a mask, written out
 with dense Jacobians. Mutants: the influence forgotten at each border.
 """
 
-import functools
 import itertools
 
-import haiku as hk
 import jax
 import jax.numpy as jnp
-import numpy as np
 import pytest
 
 from bionet_core import interfaces
-from bionet_core.cells import cores as cells
-from bionet_learners import oracles
 from bionet_learners.influence import snap
 from bionet_learners.reverse import bptt
+from tests import small
 
 pytestmark = pytest.mark.oracle
 
 T, B, I, N, O = 7, 2, 3, 3, 2
 KEY = jax.random.key(4)
-CORES = {'gru': hk.GRU, 'lstm': hk.LSTM, 'vanilla_rnn': hk.VanillaRNN}
 WINDOWS = (3, 4)
-
-
-def squared_error(outputs, targets, mask):
-  error = jnp.sum((outputs - targets) ** 2, axis=-1)
-  return jnp.mean(error * mask), {'error': jnp.mean(error * mask)}
 
 
 def trials(dtype=jnp.float32, steps=T):
   """Delayed: targets are asked for late, and the mask has holes."""
-  rng = np.random.default_rng(1)
-  mask = np.zeros((steps, B))
-  mask[[4, steps - 1]] = 0.5
-  return interfaces.Trials(
-    inputs=jnp.asarray(rng.normal(size=(steps, B, I)), dtype),
-    targets=jnp.asarray(rng.normal(size=(steps, B, O)), dtype),
-    mask=jnp.asarray(mask, dtype),
-    index=jnp.arange(B),
-  )
+  return small.trials((steps, B, I, O), (4, steps - 1), dtype=dtype)
 
 
-def stock(core):
-  return cells.cell_from_core(lambda: CORES[core](N), lambda: hk.Linear(O))
+def compiled(rule):
+  """The gradient of `(params, batch, lengths, forget=False)`, over windows."""
+
+  def run(params, batch, lengths, forget=False):
+    return small.in_windows(rule, params, {}, KEY, batch, lengths, forget)[0]
+
+  return jax.jit(run, static_argnames=('lengths', 'forget'))
 
 
 def ring(units=5):
@@ -72,46 +59,10 @@ def ring(units=5):
   )
 
 
-def in_windows(rule, params, batch, lengths, forget=False):
-  """The summed updates of windows, the weights held fixed."""
-  state = rule.init(KEY, params, {}, batch)
-  total, start = jax.tree.map(jnp.zeros_like, params), 0
-  for length in lengths:
-    part = slice(start, start + length)
-    window = batch.replace(
-      inputs=batch.inputs[part],
-      targets=batch.targets[part],
-      mask=batch.mask[part],
-    )
-    got, state = rule.estimate(params, {}, state, KEY, window)
-    if forget:
-      at = state.per_trial
-      nothing = jax.tree.map(jnp.zeros_like, at.traces)
-      state = state._replace(per_trial=at._replace(traces=nothing))
-    total, start = jax.tree.map(jnp.add, total, got.gradient), start + length
-  return total
-
-
-def compiled(rule):
-  return jax.jit(
-    functools.partial(in_windows, rule), static_argnames=('lengths', 'forget')
-  )
-
-
 def problem(cell, batch):
-  rule = bptt.bptt(cell, squared_error)
+  rule = bptt.bptt(cell, small.squared_error)
   params, _ = jax.jit(rule.model.init)(jax.random.key(0), batch)
   return params, compiled(rule)(params, batch, lengths=(T,))
-
-
-def errors(got, wanted):
-  """The relative error of each group of parameters."""
-  found = {}
-  for path, leaf in jax.tree.leaves_with_path(wanted):
-    own = dict(jax.tree.leaves_with_path(got))[path]
-    assert oracles.norm(leaf) > 1e-3, f'{path}: nothing to compare'
-    found[jax.tree_util.keystr(path)] = oracles.relative_error(own, leaf)
-  return found
 
 
 @pytest.mark.parametrize(
@@ -123,13 +74,13 @@ def test_order_two_reaches_a_dense_layer(core, x64, tolerance):
   Mutant: the influence forgotten at the border.
   """
   with jax.enable_x64(x64):
-    batch, cell = trials(float if x64 else jnp.float32), stock(core)
+    batch, cell = trials(float if x64 else jnp.float32), small.stock(core, N, O)
     params, wanted = problem(cell, batch)
-    estimate = compiled(snap.snap(cell, squared_error, order=2))
+    estimate = compiled(snap.snap(cell, small.squared_error, order=2))
     got = estimate(params, batch, lengths=WINDOWS)
-    assert max(errors(got, wanted).values()) < tolerance
+    assert max(small.errors(got, wanted).values()) < tolerance
     bad = estimate(params, batch, lengths=WINDOWS, forget=True)
-    off = errors(bad, wanted)
+    off = small.errors(bad, wanted)
     assert all(e > 0.02 for name, e in off.items() if 'linear' not in name)
 
 
@@ -143,18 +94,18 @@ def test_the_error_falls_with_the_order_on_a_ring():
   params, wanted = problem(cell, batch)
   found = []
   for order in range(1, 6):
-    rule = snap.snap(cell, squared_error, order=order)
+    rule = snap.snap(cell, small.squared_error, order=order)
     memory = jax.eval_shape(rule.init, KEY, params, {}, batch).per_trial
     count = sum(x.size for x in memory.traces)
     assert count == B * 3 * 5 * order  # three parameters a unit
     got = compiled(rule)(params, batch, lengths=WINDOWS)
-    off = errors(got, wanted)
+    off = small.errors(got, wanted)
     assert off["['u']"] < 1e-6
     found.append(max(off.values()))
   assert all(more > 1.2 * less for more, less in itertools.pairwise(found))
   assert found[0] > 0.05 and found[-1] < 1e-5
   bad = compiled(rule)(params, batch, lengths=WINDOWS, forget=True)
-  assert max(errors(bad, wanted).values()) > 0.02
+  assert max(small.errors(bad, wanted).values()) > 0.02
 
 
 def masked_rtrl(cell, params, batch, mask):
@@ -173,7 +124,7 @@ def masked_rtrl(cell, params, batch, mask):
       def score(params, state, t=t, b=b):
         outputs = cell.readout(params, {}, state[None])
         target, weight = batch.targets[t, b][None], batch.mask[t, b][None]
-        return squared_error(outputs, target, weight)[0] / B
+        return small.squared_error(outputs, target, weight)[0] / B
 
       direct, through = jax.jacobian(step, (0, 1))(params, state)
       influence = jax.tree.map(
@@ -199,7 +150,7 @@ def test_order_one_is_the_masked_influence():
 
   It is neither BPTT's gradient nor that of a unit that forgets.
   """
-  batch, cell = trials(), stock('vanilla_rnn')
+  batch, cell = trials(), small.stock('vanilla_rnn', N, O)
   params, exact = problem(cell, batch)
 
   def mask(path, x):
@@ -211,10 +162,10 @@ def test_order_one_is_the_masked_influence():
   wanted = masked_rtrl(
     cell, params, batch, jax.tree.map_with_path(mask, params)
   )
-  rule = snap.snap(cell, squared_error, order=1)
+  rule = snap.snap(cell, small.squared_error, order=1)
   got = compiled(rule)(params, batch, lengths=WINDOWS)
-  assert max(errors(got, wanted).values()) < 1e-5
-  off = errors(got, exact)
+  assert max(small.errors(got, wanted).values()) < 1e-5
+  off = small.errors(got, exact)
   assert all(e > 0.01 for name, e in off.items() if "['linear']" not in name)
 
 
@@ -241,28 +192,30 @@ def test_order_one_is_exact_where_recurrence_is_elementwise():
   """Truth: `bptt`; mutant: the influence forgotten at the border."""
   batch, cell = trials(), diagonal()
   params, wanted = problem(cell, batch)
-  estimate = compiled(snap.snap(cell, squared_error, order=1))
+  estimate = compiled(snap.snap(cell, small.squared_error, order=1))
   got = estimate(params, batch, lengths=WINDOWS)
-  assert max(errors(got, wanted).values()) < 1e-5
-  bad = errors(estimate(params, batch, lengths=WINDOWS, forget=True), wanted)
+  assert max(small.errors(got, wanted).values()) < 1e-5
+  bad = small.errors(
+    estimate(params, batch, lengths=WINDOWS, forget=True), wanted
+  )
   assert bad["['w']"] > 0.05 and bad["['a']"] > 0.05
 
 
 def test_orders_start_at_one():
   """Truth: the message names the setting."""
   with pytest.raises(ValueError, match=r'order=0: 1 is the least'):
-    snap.snap(diagonal(), squared_error, order=0)
+    snap.snap(diagonal(), small.squared_error, order=0)
 
 
 def test_memory_does_not_grow_with_time():
   """Truth: the compiler's own count of temporary memory at two lengths."""
-  rule = snap.snap(stock('vanilla_rnn'), squared_error, order=1)
+  rule = snap.snap(
+    small.stock('vanilla_rnn', N, O), small.squared_error, order=1
+  )
   params, _ = rule.model.init(jax.random.key(0), trials())
 
   def memory(steps):
     batch = trials(steps=steps)
-    state = rule.init(KEY, params, {}, batch)
-    compiled = jax.jit(rule.estimate).lower(params, {}, state, KEY, batch)
-    return compiled.compile().memory_analysis().temp_size_in_bytes
+    return small.temporary_memory(rule, params, {}, KEY, batch)
 
   assert memory(4000) <= 1.01 * memory(40)

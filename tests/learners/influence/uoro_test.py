@@ -9,13 +9,13 @@ import functools
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import pytest
 
 from bionet_core import interfaces
 from bionet_learners import oracles
 from bionet_learners.influence import uoro
 from bionet_learners.reverse import bptt
+from tests import small
 
 pytestmark = pytest.mark.oracle
 
@@ -23,22 +23,18 @@ T, B, I, N, O = 6, 2, 2, 2, 2
 WINDOWS = (3, 3)
 
 
-def squared_error(outputs, targets, mask):
-  error = jnp.sum((outputs - targets) ** 2, axis=-1)
-  return jnp.mean(error * mask), {'error': jnp.mean(error * mask)}
-
-
-def trials(batch=B, steps=T):
+def trials(steps=T):
   """Delayed: the second half is asked, with a hole."""
-  rng = np.random.default_rng(1)
-  mask = np.zeros((steps, batch), np.float32)
-  mask[[steps // 2, steps - 1]] = 0.5
-  return interfaces.Trials(
-    inputs=jnp.asarray(rng.normal(size=(steps, batch, I)), jnp.float32),
-    targets=jnp.asarray(rng.normal(size=(steps, batch, O)), jnp.float32),
-    mask=jnp.asarray(mask),
-    index=jnp.arange(batch) + 4,
-  )
+  return small.trials((steps, B, I, O), (steps // 2, steps - 1), first=4)
+
+
+def in_windows(rule, params, key, batch, lengths):
+  """The summed updates of windows, the weights held fixed."""
+  return small.in_windows(rule, params, {}, key, batch, lengths)[0]
+
+
+def compiled(rule):
+  return jax.jit(functools.partial(in_windows, rule), static_argnums=3)
 
 
 def plain():
@@ -62,30 +58,10 @@ def plain():
   )
 
 
-def in_windows(rule, params, key, batch, lengths):
-  """The summed updates of windows, the weights held fixed."""
-  state = rule.init(key, params, {}, batch)
-  total, start = jax.tree.map(jnp.zeros_like, params), 0
-  for length in lengths:
-    part = slice(start, start + length)
-    window = batch.replace(
-      inputs=batch.inputs[part],
-      targets=batch.targets[part],
-      mask=batch.mask[part],
-    )
-    got, state = rule.estimate(params, {}, state, key, window)
-    total, start = jax.tree.map(jnp.add, total, got.gradient), start + length
-  return total
-
-
-def compiled(rule):
-  return jax.jit(functools.partial(in_windows, rule), static_argnums=3)
-
-
 @functools.cache
 def problem():
   batch, cell = trials(), plain()
-  rule = bptt.bptt(cell, squared_error)
+  rule = bptt.bptt(cell, small.squared_error)
   params, _ = jax.jit(rule.model.init)(jax.random.key(0), batch)
   wanted = compiled(rule)(params, jax.random.key(0), batch, (T,))
   return cell, batch, params, wanted
@@ -94,7 +70,7 @@ def problem():
 def draws(count):
   """Independent estimates: only the signs differ by the key."""
   cell, batch, params, _ = problem()
-  rule = uoro.uoro(cell, squared_error)
+  rule = uoro.uoro(cell, small.squared_error)
   return jax.jit(
     jax.vmap(lambda key: in_windows(rule, params, key, batch, WINDOWS))
   )(jax.random.split(jax.random.key(2), count))
@@ -179,8 +155,8 @@ def test_one_write_of_one_unit_is_exact():
   """
   batch, cell, key = trials(), integrator(), jax.random.key(5)
   params, _ = cell.init(jax.random.key(0), batch.inputs[0])
-  exact = compiled(bptt.bptt(cell, squared_error))
-  rule = compiled(uoro.uoro(cell, squared_error))
+  exact = compiled(bptt.bptt(cell, small.squared_error))
+  rule = compiled(uoro.uoro(cell, small.squared_error))
   for writes, close in ((1, True), (2, False)):
     some = batch.replace(inputs=batch.inputs.at[writes:].set(0))
     wanted = exact(params, key, some, (T,))
@@ -193,7 +169,7 @@ def test_one_write_of_one_unit_is_exact():
 def test_signs_belong_to_the_trial_and_the_step():
   """Truth: the same trials whole, in windows, and each alone."""
   cell, batch, params, _ = problem()
-  estimate = compiled(uoro.uoro(cell, squared_error))
+  estimate = compiled(uoro.uoro(cell, small.squared_error))
   key = jax.random.key(7)
   whole = estimate(params, key, batch, (T,))
   parts = estimate(params, key, batch, WINDOWS)
@@ -221,14 +197,10 @@ def test_signs_belong_to_the_trial_and_the_step():
 def test_memory_does_not_grow_with_time():
   """Truth: the compiler's own count of temporary memory at two lengths."""
   cell, _, params, _ = problem()
-  rule = uoro.uoro(cell, squared_error)
+  rule = uoro.uoro(cell, small.squared_error)
 
   def memory(steps):
     batch = trials(steps=steps)
-    state = rule.init(jax.random.key(0), params, {}, batch)
-    compiled = jax.jit(rule.estimate).lower(
-      params, {}, state, jax.random.key(0), batch
-    )
-    return compiled.compile().memory_analysis().temp_size_in_bytes
+    return small.temporary_memory(rule, params, {}, jax.random.key(0), batch)
 
   assert memory(4000) <= 1.01 * memory(40)

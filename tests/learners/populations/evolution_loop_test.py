@@ -11,6 +11,7 @@ import pytest
 
 from bionet_core import interfaces
 from bionet_learners.populations import evolution, population
+from tests import small
 
 pytestmark = pytest.mark.oracle
 
@@ -41,20 +42,8 @@ def memory_cell():
   )
 
 
-def squared_error(outputs, targets, mask):
-  return jnp.mean(jnp.sum((outputs - targets) ** 2, axis=-1) * mask), {}
-
-
 def trials():
-  rng = np.random.default_rng(2)
-  mask = np.zeros((6, 3), np.float32)
-  mask[-1] = 1
-  return interfaces.Trials(
-    inputs=jnp.asarray(rng.normal(size=(6, 3, 2)), jnp.float32),
-    targets=jnp.asarray(rng.uniform(-1, 1, size=(6, 3, 2)), jnp.float32),
-    mask=jnp.asarray(mask),
-    index=jnp.arange(3),
-  )
+  return small.trials((6, 3, 2, 2), (5,), seed=2)
 
 
 def loss_of(member, data):
@@ -101,7 +90,7 @@ def test_five_generations_are_the_loop():
   data = trials()
   learner = evolution.evolution(
     memory_cell(),
-    squared_error,
+    small.squared_error,
     population_size=SIZE,
     elites=ELITES,
     std=STD,

@@ -18,6 +18,8 @@ from bionet_core import interfaces
 from bionet_learners import base
 from bionet_learners.populations import evosax_strategy, population
 from bionet_learners.training import checkpoints
+from tests import small
+from tests.learners.populations import points
 
 pytestmark = pytest.mark.oracle
 
@@ -28,6 +30,10 @@ algorithms = pytest.importorskip(
 KEY = jax.random.key(6)
 GOAL = np.array([0.5, -1.0, 2.0], np.float32)
 SIZE = 8
+
+
+def trials(first=0):
+  return points.trials(3, first)
 
 
 def point_cell(noise=0.0):
@@ -52,25 +58,12 @@ def point_cell(noise=0.0):
   )
 
 
-def squared_error(outputs, targets, mask):
-  return jnp.mean(jnp.sum((outputs - targets) ** 2, axis=-1) * mask), {}
-
-
 def nan_left_of_0(outputs, targets, mask):
-  loss, metrics = squared_error(outputs, targets, mask)
+  loss, metrics = small.squared_error(outputs, targets, mask)
   return jnp.where(outputs[0, 0] < 0, jnp.nan, loss), metrics
 
 
-def trials(first=0):
-  return interfaces.Trials(
-    inputs=jnp.zeros((1, 3, 1)),
-    targets=jnp.broadcast_to(jnp.asarray(GOAL), (1, 3, 3)),
-    mask=jnp.ones((1, 3)),
-    index=first + jnp.arange(3),
-  )
-
-
-def make(loss=squared_error, noise=0.0, **settings):
+def make(loss=small.squared_error, noise=0.0, **settings):
   settings = {'population_size': SIZE, **settings}
   return evosax_strategy.evosax_strategy(point_cell(noise), loss, **settings)
 

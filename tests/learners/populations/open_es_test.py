@@ -21,6 +21,8 @@ from bionet_core import interfaces
 from bionet_learners import base, oracles
 from bionet_learners.populations import open_es, population
 from bionet_learners.reverse import bptt
+from tests import small
+from tests.learners.populations import points
 
 pytestmark = pytest.mark.oracle
 
@@ -28,6 +30,10 @@ KEY = jax.random.key(4)
 GOAL = np.array([0.5, -1.0, 2.0])
 BEND = np.array([[2.0, 0.5, 0.0], [0.5, 1.0, -0.3], [0.0, -0.3, 3.0]])
 SLOPE = np.array([1.0, -2.0, 0.5])
+
+
+def trials(batch=3):
+  return points.trials(batch)
 
 
 def point_cell(noise=0.0):
@@ -63,15 +69,6 @@ def quadratic(outputs, targets, mask):
   bend = jnp.asarray(BEND, outputs.dtype)
   loss = 5 + jnp.sum((error @ bend) * error, axis=-1) / 2
   return jnp.mean(loss * mask), {'first': jnp.mean(outputs[:, 0] * mask)}
-
-
-def trials(batch=3):
-  return interfaces.Trials(
-    inputs=jnp.zeros((1, batch, 1)),
-    targets=jnp.broadcast_to(jnp.asarray(GOAL, jnp.float32), (1, batch, 3)),
-    mask=jnp.ones((1, batch)),
-    index=jnp.arange(batch),
-  )
 
 
 def make(loss=quadratic, noise=0.0, **settings):
@@ -212,10 +209,6 @@ def recurrent_cell():
   )
 
 
-def squared_error(outputs, targets, mask):
-  return jnp.mean(jnp.sum((outputs - targets) ** 2, axis=-1) * mask), {}
-
-
 def test_on_average_it_is_the_gradient_through_time():
   """Truth: BPTT over 6 steps, the target at the last; each group of weights.
 
@@ -234,7 +227,7 @@ def test_on_average_it_is_the_gradient_through_time():
   cell = recurrent_cell()
   learner = open_es.open_es(
     cell,
-    squared_error,
+    small.squared_error,
     optimizer=optax.sgd(1.0),
     population_size=256,
     std=0.02,
@@ -242,7 +235,7 @@ def test_on_average_it_is_the_gradient_through_time():
   )
   state = jax.jit(learner.init)(KEY, data)
   got = many(learner, state, data, 2048)
-  rule = bptt.bptt(cell, squared_error)
+  rule = bptt.bptt(cell, small.squared_error)
 
   def gradient(data):
     memory = rule.init(KEY, state.params, {}, data)

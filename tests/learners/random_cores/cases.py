@@ -11,6 +11,7 @@ import numpy as np
 
 import bionet_learners as learners
 from bionet_core import interfaces
+from tests import small
 from tests.learners.random_cores import grammar, references
 from tests.learners.random_cores import truth as truths
 
@@ -18,10 +19,6 @@ T, B = 8, 2
 CALLS = (4, 4)
 KEY = jax.random.key(7)
 TAU, KAPPA, DECAY = 4.0, 0.6, 0.8
-
-
-def squared_error(outputs, targets, mask):
-  return jnp.mean(jnp.sum((outputs - targets) ** 2, axis=-1) * mask), {}
 
 
 def trials() -> interfaces.Trials:
@@ -203,9 +200,13 @@ def made(name: str, case: Case):
   if name == 'e_prop kappa':
     window = 2 if case.truth.paths.whole else T
     return learners.e_prop(
-      cell, squared_error, kappa=KAPPA, window=window, trace_dtype='float64'
+      cell,
+      small.squared_error,
+      kappa=KAPPA,
+      window=window,
+      trace_dtype='float64',
     )
-  return RULES[name].make(cell, squared_error)
+  return RULES[name].make(cell, small.squared_error)
 
 
 EXACT = ('bptt', 'rtrl', 'snap 9')

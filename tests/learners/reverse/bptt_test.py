@@ -9,48 +9,26 @@ import numpy as np
 import pytest
 
 from bionet_core import interfaces
-from bionet_core.cells import cores as cells
 from bionet_learners import oracles
 from bionet_learners.reverse import bptt
+from tests import small
 
 T, B, I, N, O = 8, 2, 3, 3, 2
 KEY = jax.random.key(4)
-CORES = {'gru': hk.GRU, 'lstm': hk.LSTM, 'vanilla_rnn': hk.VanillaRNN}
-
-
-def squared_error(outputs, targets, mask):
-  error = jnp.sum((outputs - targets) ** 2, axis=-1)
-  return jnp.mean(error * mask), {}
 
 
 def trials(dtype):
   """Delayed: targets are asked for late, and the mask has holes."""
-  rng = np.random.default_rng(1)
-  mask = np.zeros((T, B))
-  mask[[4, 7]] = 0.5
-  return interfaces.Trials(
-    inputs=jnp.asarray(rng.normal(size=(T, B, I)), dtype),
-    targets=jnp.asarray(rng.normal(size=(T, B, O)), dtype),
-    mask=jnp.asarray(mask, dtype),
-    index=jnp.arange(B),
-  )
-
-
-def window(trials, begin, end):
-  return trials.replace(
-    inputs=trials.inputs[begin:end],
-    targets=trials.targets[begin:end],
-    mask=trials.mask[begin:end],
-  )
+  return small.trials((T, B, I, O), (4, 7), dtype=dtype)
 
 
 def make(core, remat=False):
-  cell = cells.cell_from_core(lambda: CORES[core](N), lambda: hk.Linear(O))
-  return bptt.bptt(cell, squared_error, remat=remat)
+  cell = small.stock(core, N, O)
+  return bptt.bptt(cell, small.squared_error, remat=remat)
 
 
 @pytest.mark.oracle
-@pytest.mark.parametrize('core', CORES)
+@pytest.mark.parametrize('core', small.CORES)
 def test_gradient_equals_finite_differences_in_float64(core):
   """Truth: central differences, over whole trials and over a later window.
 
@@ -62,8 +40,8 @@ def test_gradient_equals_finite_differences_in_float64(core):
     params, _ = rule.model.init(jax.random.key(0), batch)
     start = rule.init(KEY, params, {}, batch)
     estimate = jax.jit(rule.estimate)
-    _, middle = estimate(params, {}, start, KEY, window(batch, 0, 5))
-    for state, part in ((start, batch), (middle, window(batch, 5, T))):
+    _, middle = estimate(params, {}, start, KEY, small.window(batch, 0, 5))
+    for state, part in ((start, batch), (middle, small.window(batch, 5, T))):
       got, _ = estimate(params, {}, state, KEY, part)
       wanted = oracles.finite_differences(
         lambda p, s=state, w=part: rule.estimate(p, {}, s, KEY, w)[0].loss,
@@ -109,7 +87,7 @@ def test_windows_truncate_and_the_whole_does_not():
   total, loss = jax.tree.map(jnp.zeros_like, params), 0.0
   for begin in range(0, T, 2):
     part, state = estimate(
-      params, {}, state, KEY, window(batch, begin, begin + 2)
+      params, {}, state, KEY, small.window(batch, begin, begin + 2)
     )
     total = jax.tree.map(jnp.add, total, part.gradient)
     loss += part.loss

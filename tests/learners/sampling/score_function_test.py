@@ -18,6 +18,7 @@ from bionet_core import information, interfaces, unroll
 from bionet_core.cells import lattice, tissue
 from bionet_learners import base, oracles
 from bionet_learners.sampling import score_function
+from tests import small
 
 pytestmark = pytest.mark.oracle
 
@@ -65,10 +66,6 @@ def linear_sde(scale=1.0):
   )
 
 
-def squared_error(outputs, targets, mask):
-  return jnp.mean(jnp.sum((outputs - targets) ** 2, axis=-1) * mask), {}
-
-
 def squared_mean(outputs, targets, mask):
   """A statistic over trials that is no mean of theirs."""
   del targets
@@ -84,7 +81,7 @@ def exact_loss(params, loss):
     variance = variance * (1 + params['b'] * DT) ** 2 + SIGMA**2 * DT
     if t in (3, T - 1):
       out, spread = params['gain'] * mean, params['gain'] ** 2 * variance
-      if loss is squared_error:
+      if loss is small.squared_error:
         total += ((out - GOAL) ** 2 + spread) / 2
       else:
         total += (out**2 + spread / B) / 2
@@ -122,7 +119,7 @@ def bias(loss, **settings):
   return oracles.bias(found, exact, jax.random.key(5))
 
 
-@pytest.mark.parametrize('loss', [squared_error, squared_mean])
+@pytest.mark.parametrize('loss', [small.squared_error, squared_mean])
 def test_the_estimate_is_unbiased(loss):
   """Truth: the gradient of the expected loss in closed form.
 
@@ -137,9 +134,9 @@ def test_the_estimate_is_unbiased(loss):
 
 def test_the_baseline_lowers_the_variance_and_moves_no_mean():
   """Truth: the closed form, without the baseline too; and the variances."""
-  plain = bias(squared_error, baseline=False)
+  plain = bias(small.squared_error, baseline=False)
   assert np.abs(plain.z).max() < 3
-  assert bias(squared_error).standard_error < 0.6 * plain.standard_error
+  assert bias(small.squared_error).standard_error < 0.6 * plain.standard_error
 
 
 ##############################################################################
@@ -289,7 +286,7 @@ def test_without_noise_there_is_no_score():
 
 def test_memory_does_not_grow_with_time():
   """Truth: the compiler's own count of temporary memory at two lengths."""
-  rule = score_function.score_function(linear_sde(), squared_error)
+  rule = score_function.score_function(linear_sde(), small.squared_error)
 
   def memory(steps):
     batch = trials(steps=steps)
@@ -305,11 +302,11 @@ def test_what_cannot_be_is_refused():
   """Truth: the messages name what is wrong and what would do."""
   silent = linear_sde()._replace(log_density=None)
   with pytest.raises(TypeError, match='no log_density'):
-    score_function.score_function(silent, squared_error)
+    score_function.score_function(silent, small.squared_error)
   with pytest.raises(ValueError, match='on one device, not on 2'):
     score_function.score_function(
-      linear_sde(), squared_error, devices=base.ONE._replace(count=2)
+      linear_sde(), small.squared_error, devices=base.ONE._replace(count=2)
     )
-  rule = score_function.score_function(linear_sde(), squared_error)
+  rule = score_function.score_function(linear_sde(), small.squared_error)
   with pytest.raises(ValueError, match=r'^batch_size=1: must be at least 2'):
     rule.init(KEY, PARAMS, {}, trials(batch=1))

@@ -18,6 +18,7 @@ from bionet_learners import oracles
 from bionet_learners.reverse import bptt
 from bionet_learners.synapses import cut_step
 from bionet_learners.traces import d_rtrl
+from tests import small
 
 pytestmark = pytest.mark.oracle
 
@@ -25,21 +26,8 @@ T, B, I, N, O = 7, 2, 3, 4, 2
 KEY = jax.random.key(4)
 
 
-def squared_error(outputs, targets, mask):
-  error = jnp.sum((outputs - targets) ** 2, axis=-1)
-  return jnp.mean(error * mask), {}
-
-
 def trials(dtype=jnp.float32):
-  rng = np.random.default_rng(1)
-  mask = np.zeros((T, B))
-  mask[[4, 6]] = 0.5
-  return interfaces.Trials(
-    inputs=jnp.asarray(rng.normal(size=(T, B, I)), dtype),
-    targets=jnp.asarray(rng.normal(size=(T, B, O)), dtype),
-    mask=jnp.asarray(mask, dtype),
-    index=jnp.arange(B),
-  )
+  return small.trials((T, B, I, O), (4, 6), dtype=dtype)
 
 
 def cell_of(advance, shapes, num_states):
@@ -190,8 +178,10 @@ def gradients(core, windows=(3,)):
     state = rule.init(KEY, params, {}, batch)
     return jax.jit(rule.estimate)(params, {}, state, KEY, batch)[0].gradient
 
-  reverse = run(d_rtrl.d_rtrl(cell, squared_error, execution='reverse'))
-  forward = [run(d_rtrl.d_rtrl(cell, squared_error, window=k)) for k in windows]
+  reverse = run(d_rtrl.d_rtrl(cell, small.squared_error, execution='reverse'))
+  forward = [
+    run(d_rtrl.d_rtrl(cell, small.squared_error, window=k)) for k in windows
+  ]
   return by_jacobians(advance, num, params, batch), reverse, forward, run, cell
 
 
@@ -213,7 +203,7 @@ def test_fused_weights_two_states_and_a_tied_bias():
   wanted, reverse, forward, run, cell = gradients(CORES['fused_and_tied'])
   assert_same(reverse['core'], wanted)
   assert_same(forward[0]['core'], wanted)
-  whole = run(bptt.bptt(cell, squared_error))
+  whole = run(bptt.bptt(cell, small.squared_error))
   assert oracles.relative_error(whole['core'], wanted) > 0.02
 
 

@@ -13,6 +13,7 @@ from bionet_core.cells import cores as cells
 from bionet_learners import base, description, oracles
 from bionet_learners.reverse import bptt
 from bionet_learners.traces import advance, d_rtrl
+from tests import small
 
 pytestmark = pytest.mark.oracle
 
@@ -20,22 +21,9 @@ T, B, I, N, O = 8, 2, 3, 4, 2
 KEY = jax.random.key(4)
 
 
-def squared_error(outputs, targets, mask):
-  error = jnp.sum((outputs - targets) ** 2, axis=-1)
-  return jnp.mean(error * mask), {}
-
-
 def trials(seed=1):
   """Delayed: targets are asked for late, and the mask has holes."""
-  rng = np.random.default_rng(seed)
-  mask = np.zeros((T, B), np.float32)
-  mask[[4, 7]] = 0.5
-  return interfaces.Trials(
-    inputs=jnp.asarray(rng.normal(size=(T, B, I)), jnp.float32),
-    targets=jnp.asarray(rng.normal(size=(T, B, O)), jnp.float32),
-    mask=jnp.asarray(mask),
-    index=jnp.arange(B),
-  )
+  return small.trials((T, B, I, O), (4, 7), seed=seed)
 
 
 class Elementwise(hk.RNNCore):
@@ -98,7 +86,7 @@ class Case:
       self.params = without_recurrence(core, self.params)
 
   def run(self, make, **settings):  # noqa: D102
-    rule = make(self.cell, squared_error, **settings)
+    rule = make(self.cell, small.squared_error, **settings)
     state = rule.init(KEY, self.params, {}, self.batch)
     estimate = jax.jit(rule.estimate)
     return estimate(self.params, {}, state, KEY, self.batch)[0].gradient
@@ -238,17 +226,12 @@ def test_a_reset_gate_learns_within_its_window():
 def test_windows_from_outside_equal_windows_from_inside(within):
   """Truth: one call over all steps; traces cross the border in the state."""
   case = Case('gru')
-  rule = d_rtrl.d_rtrl(case.cell, squared_error, window=2, within=within)
+  rule = d_rtrl.d_rtrl(case.cell, small.squared_error, window=2, within=within)
   start = state = rule.init(KEY, case.params, {}, case.batch)
   total = jax.tree.map(jnp.zeros_like, case.params)
   estimate = jax.jit(rule.estimate)
   for begin in (0, 4):
-    part = case.batch.replace(
-      **{
-        name: getattr(case.batch, name)[begin : begin + 4]
-        for name in ('inputs', 'targets', 'mask')
-      }
-    )
+    part = small.window(case.batch, begin, begin + 4)
     said, state = estimate(case.params, {}, state, KEY, part)
     total = jax.tree.map(jnp.add, total, said.gradient)
   whole, _ = estimate(case.params, {}, start, KEY, case.batch)
@@ -274,7 +257,7 @@ def test_exact_windows_are_bptt_when_they_hold_all_steps():
 def test_a_stream_goes_on_bit_for_bit():
   """Truth: the uninterrupted stream, weights changing at every border."""
   case = Case('lstm')
-  rule = d_rtrl.d_rtrl(case.cell, squared_error, window=2)
+  rule = d_rtrl.d_rtrl(case.cell, small.squared_error, window=2)
   learner = base.descend(rule, optax.adam(1e-2), every=2, carry=True)
   update = jax.jit(learner.update)
   state = learner.init(jax.random.key(1), trials())
@@ -362,11 +345,9 @@ def memory(num_steps, batch=8, hidden=32):
     mask=jnp.zeros(shape),
     index=jnp.arange(batch),
   )
-  rule = d_rtrl.d_rtrl(cell, squared_error, window=10)
+  rule = d_rtrl.d_rtrl(cell, small.squared_error, window=10)
   params, _ = cell.init(jax.random.key(0), timed.inputs[0])
-  state = rule.init(KEY, params, {}, timed)
-  compiled = jax.jit(rule.estimate).lower(params, {}, state, KEY, timed)
-  return compiled.compile().memory_analysis().temp_size_in_bytes
+  return small.temporary_memory(rule, params, {}, KEY, timed)
 
 
 @pytest.mark.parametrize(
@@ -393,13 +374,13 @@ def test_settings_that_cannot_be(settings, match):
   """Truth: the message names the setting and what is allowed."""
   cell = cells.cell_from_core(CORES['gru'], lambda: hk.Linear(O))
   with pytest.raises(ValueError, match=match):
-    d_rtrl.d_rtrl(cell, squared_error, **settings)
+    d_rtrl.d_rtrl(cell, small.squared_error, **settings)
 
 
 def test_integer_inputs_are_refused():
   """Truth: the message says what the inputs are and what would do."""
   case = Case('gru')
-  rule = d_rtrl.d_rtrl(case.cell, squared_error)
+  rule = d_rtrl.d_rtrl(case.cell, small.squared_error)
   tokens = case.batch.replace(inputs=jnp.ones((T, B, I), jnp.int32))
   with pytest.raises(TypeError, match=r'inputs are int32.*floating'):
     rule.init(KEY, case.params, {}, tokens)

@@ -16,6 +16,7 @@ from bionet_learners import base
 from bionet_learners.reverse import bptt
 from bionet_learners.training import learner as learners
 from bionet_learners.training import metrics, ranges
+from tests import small
 
 T, B, NUM_UPDATES = 4, 3, 6
 DATA_KEY, NOISE_KEY = jax.random.key(1), jax.random.key(2)
@@ -46,12 +47,7 @@ def cell():
   return interfaces.Cell(init, initial_state, step, readout)
 
 
-def squared_error(outputs, targets, mask):
-  error = jnp.mean(jnp.sum((outputs - targets) ** 2, axis=-1) * mask)
-  return error, {'mse': error}
-
-
-RULE = bptt.bptt(cell(), squared_error)
+RULE = bptt.bptt(cell(), small.squared_error)
 BEGIN, ESTIMATE = jax.jit(RULE.begin), jax.jit(RULE.estimate)
 
 
@@ -102,7 +98,7 @@ def test_a_compiled_range_equals_updates_one_by_one(plain):
   chex.assert_trees_all_close(after, state, rtol=1e-5, atol=1e-6)
   assert int(after.step) == NUM_UPDATES
   wanted = jax.tree.map(lambda *x: jnp.stack(x), *found)
-  assert set(said) == {'loss', 'mse', 'gradient_norm', 'update_norm'}
+  assert set(said) == {'loss', 'error', 'gradient_norm', 'update_norm'}
   chex.assert_trees_all_close(said, wanted, rtol=1e-5, atol=1e-6)
 
   # The mutant that samples the first batch over and over.
