@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 import bionet_learners as bl
+from tests import small
 from tests.learners import odd_cores
 
 pytestmark = pytest.mark.oracle
@@ -31,13 +32,13 @@ def test_traces_are_the_cut_steps_credit(name):
   with jax.enable_x64(True):
     trials, cell = odd_cores.problem(), core.cell()
     wanted = odd_cores.gradient(
-      bl.bptt(core.cell(stopped=True), odd_cores.squared_error), trials
+      bl.bptt(core.cell(stopped=True), small.squared_error), trials
     )
-    reverse = bl.d_rtrl(cell, odd_cores.squared_error, execution='reverse')
+    reverse = bl.d_rtrl(cell, small.squared_error, execution='reverse')
     odd_cores.assert_equal(odd_cores.gradient(reverse, trials), wanted)
     for window in (1, 3):
       rule = bl.d_rtrl(
-        cell, odd_cores.squared_error, window=window, trace_dtype='float64'
+        cell, small.squared_error, window=window, trace_dtype='float64'
       )
       odd_cores.assert_equal(
         odd_cores.gradient(rule, trials), wanted, leave=core.within
@@ -54,11 +55,11 @@ def test_exact_rules_are_bptt(name):
   core = odd_cores.CORES[name]
   with jax.enable_x64(True):
     trials, cell = odd_cores.problem(), core.cell()
-    wanted = odd_cores.gradient(bl.bptt(cell, odd_cores.squared_error), trials)
+    wanted = odd_cores.gradient(bl.bptt(cell, small.squared_error), trials)
     odd_cores.assert_equal(
-      odd_cores.gradient(bl.rtrl(cell, odd_cores.squared_error), trials), wanted
+      odd_cores.gradient(bl.rtrl(cell, small.squared_error), trials), wanted
     )
-    rule = bl.snap(cell, odd_cores.squared_error, order=odd_cores.T)
+    rule = bl.snap(cell, small.squared_error, order=odd_cores.T)
     odd_cores.assert_equal(odd_cores.gradient(rule, trials), wanted)
 
 
@@ -77,8 +78,8 @@ def test_random_estimates_run(name):
   core = odd_cores.CORES[name]
   with jax.enable_x64(True):
     trials, cell = odd_cores.problem(), core.cell()
-    wanted = odd_cores.gradient(bl.bptt(cell, odd_cores.squared_error), trials)
-    got = odd_cores.gradient(bl.uoro(cell, odd_cores.squared_error), trials)
+    wanted = odd_cores.gradient(bl.bptt(cell, small.squared_error), trials)
+    got = odd_cores.gradient(bl.uoro(cell, small.squared_error), trials)
   odd_cores.assert_equal(got, wanted, leave=tuple(core.shapes))
   for name in core.shapes:
     assert np.all(np.isfinite(got[name])) and np.any(got[name])
@@ -93,7 +94,7 @@ def test_a_filter_crosses_windows_or_is_refused(name):
     one, whole = (
       bl.e_prop(
         cell,
-        odd_cores.squared_error,
+        small.squared_error,
         kappa=0.5,
         window=k,
         trace_dtype='float64',
@@ -117,6 +118,6 @@ def test_what_has_no_trace_is_refused_before_it_runs(name):
   trials, cell = odd_cores.problem(), core.cell()
   params, constants = cell.init(jax.random.key(1), trials.inputs[0])
   for make in (bl.d_rtrl, bl.e_prop, bl.rflo, bl.pp_prop, bl.three_factor):
-    rule = make(cell, odd_cores.squared_error)
+    rule = make(cell, small.squared_error)
     with pytest.raises(ValueError, match=core.refused):
       rule.init(jax.random.key(0), params, constants, trials)

@@ -20,10 +20,6 @@ T, B, I, N, O = 7, 3, 4, 5, 2
 stop = jax.lax.stop_gradient
 
 
-def squared_error(outputs, targets, mask):
-  return jnp.mean(mask * jnp.sum((outputs - targets) ** 2, axis=-1)), {}
-
-
 def zeros(*sizes):
   """An initial state of one leaf per size; one leaf alone is no tuple."""
 

@@ -13,6 +13,7 @@ import bionet_core as core
 import bionet_learners as bl
 from bionet_core import unroll
 from bionet_learners.training import precision
+from tests import small
 from tests.learners import odd_cores
 
 T, B = 4, 2
@@ -48,15 +49,15 @@ def test_newer_forms_of_primitives_are_right_or_refused(flag):
         trials, cell = odd_cores.problem(), kind.cell()
         cut, exact = (
           odd_cores.gradient(
-            bl.bptt(kind.cell(stopped=stopped), odd_cores.squared_error),
+            bl.bptt(kind.cell(stopped=stopped), small.squared_error),
             trials,
           )
           for stopped in (True, False)
         )
-        rtrl = bl.rtrl(cell, odd_cores.squared_error)
+        rtrl = bl.rtrl(cell, small.squared_error)
         odd_cores.assert_equal(odd_cores.gradient(rtrl, trials), exact)
         d_rtrl = bl.d_rtrl(
-          cell, odd_cores.squared_error, window=2, trace_dtype='float64'
+          cell, small.squared_error, window=2, trace_dtype='float64'
         )
         try:
           got = odd_cores.gradient(d_rtrl, trials)
@@ -82,7 +83,7 @@ def problem(*input_shape):
 
 def estimate(make, cell, trials):
   """A rule's gradient, flat by path."""
-  gradient = odd_cores.gradient(make(cell, odd_cores.squared_error), trials)
+  gradient = odd_cores.gradient(make(cell, small.squared_error), trials)
   leaves = jax.tree.leaves_with_path(gradient)
   return {jax.tree_util.keystr(path): np.asarray(x) for path, x in leaves}
 
@@ -172,10 +173,8 @@ def test_cells_of_one_shape_have_structures_of_their_own():
   def inside(scale):
     # A cell made of a tracer, used twice.
     cell = plain._replace(readout=lambda *args: scale * plain.readout(*args))
-    rules = [
-      bl.d_rtrl(cell, odd_cores.squared_error, window=2) for _ in range(2)
-    ]
-    rules.append(bl.snap(cell, odd_cores.squared_error))
+    rules = [bl.d_rtrl(cell, small.squared_error, window=2) for _ in range(2)]
+    rules.append(bl.snap(cell, small.squared_error))
     return [jax.tree.leaves(odd_cores.gradient(rule, trials)) for rule in rules]
 
   once, twice, _ = inside(jnp.float32(1))
@@ -221,7 +220,7 @@ def test_trials_without_a_step_are_refused():
   match = r'inputs are \[0, 2, 3\].*at least 1 step'
   params, constants = cell.init(key, some.inputs[0])
   for make in (bl.bptt, *HALVED.values()):
-    rule = make(cell, odd_cores.squared_error)
+    rule = make(cell, small.squared_error)
     state = rule.init(key, params, constants, some)
     for call in (
       lambda rule=rule: rule.model.init(key, none),
