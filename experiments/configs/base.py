@@ -5,7 +5,7 @@ from collections.abc import Mapping
 
 from ml_collections import config_dict
 
-from experiments.shell import messages
+from bionet_core import plugins
 
 
 def base_config() -> config_dict.ConfigDict:
@@ -201,7 +201,7 @@ def apply_variant(
   if not variant:
     return config
   if variant not in variants:
-    hint = messages.near(variant, variants)
+    hint = plugins.near(variant, variants)
     raise KeyError(
       f'no variant {variant!r} of this config.{hint} '
       f'There are: {", ".join(variants)}.'

@@ -30,8 +30,8 @@ squared error (ceiling 0; to hold nothing costs 1 in flip_flop, and chance is
 
 from ml_collections import config_dict
 
+from bionet_core import plugins
 from experiments.configs import base
-from experiments.shell import messages
 
 
 def get_config(choice: str = 'delayed_xor') -> config_dict.ConfigDict:
@@ -42,7 +42,7 @@ def get_config(choice: str = 'delayed_xor') -> config_dict.ConfigDict:
   """
   task, _, rule = choice.partition(',')
   if task not in TASKS:
-    hint = messages.near(task, TASKS)
+    hint = plugins.near(task, TASKS)
     raise KeyError(
       f'no task {task!r} in this config.{hint} There are: {", ".join(TASKS)}; '
       'a rule may follow, as in adding,d_rtrl.'

@@ -19,7 +19,6 @@ from bionet_learners import base as learners
 from bionet_learners.training import precision
 from bionet_tasks import base as tasks
 from experiments.runs import sections
-from experiments.shell import messages
 
 BUILTIN: Mapping[str, Mapping[str, str]] = {
   'bionet.tasks': bionet_tasks.TASKS,
@@ -281,7 +280,7 @@ def dynamics_group(name: str) -> str:
   known = sorted(name for names in groups.values() for name in names)
   raise KeyError(
     f'network.name={name!r}: no network named {name!r}.'
-    f'{messages.near(name, known)} '
+    f'{plugins.near(name, known)} '
     f'There are: {", ".join(known)}.'
   )
 

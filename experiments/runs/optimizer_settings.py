@@ -16,7 +16,7 @@ import optax
 import optax.contrib
 from ml_collections import config_dict
 
-from experiments.shell import messages
+from bionet_core import plugins
 
 SHARED = (
   'name',
@@ -82,7 +82,7 @@ def factory(name: str) -> Callable[..., optax.GradientTransformation]:
   if name not in known:
     why = _REFUSED.get(name, 'optax has no such optimizer')
     raise KeyError(
-      f'optimizer.name={name!r}: {why}.{messages.near(name, known)} There are: '
+      f'optimizer.name={name!r}: {why}.{plugins.near(name, known)} There are: '
       f'{", ".join(names())}.'
     )
   return known[name]

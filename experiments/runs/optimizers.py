@@ -12,9 +12,8 @@ import ml_collections
 import numpy as np
 import optax
 
-from bionet_core import interfaces
+from bionet_core import interfaces, plugins
 from experiments.runs import optimizer_settings, sections
-from experiments.shell import messages
 
 _LEAST = float(np.finfo(np.float32).tiny)  # what is smaller counts as 0
 
@@ -66,7 +65,7 @@ def make_optimizer(
     if module not in params:
       raise KeyError(
         f'optimizer.rate_factors.{module}={factor}: there are no parameters '
-        f'under {module!r}.{messages.near(module, params)} There are: '
+        f'under {module!r}.{plugins.near(module, params)} There are: '
         f'{", ".join(params)}.'
       )
     _check_rate(f'rate_factors.{module}', factor)
@@ -152,7 +151,7 @@ def _factory(name: str, settings: dict[str, object], key: jax.Array | None):
       known = optimizer_settings.own_settings(name)
       raise TypeError(
         f'optimizer.{setting}={value!r}: {name!r} has no such setting.'
-        f'{messages.near(setting, known)} It has: {", ".join(known) or "none"}.'
+        f'{plugins.near(setting, known)} It has: {", ".join(known) or "none"}.'
       )
     if setting.endswith('dtype') and value is not None:
       _check_dtype(setting, value)

@@ -5,11 +5,11 @@ import jax
 import jax.numpy as jnp
 import ml_collections
 
+from bionet_core import plugins
 from bionet_learners import base as learners
 from bionet_learners import replicas
 from bionet_tasks import base as tasks
 from experiments.runs import sections
-from experiments.shell import messages
 
 KEYS = sections.keys_of('restarts', ('count', 'validate_every', 'active'))
 """The config's keys of the arguments of `replicas.restarts`."""
@@ -51,7 +51,7 @@ def with_restarts(
       raise KeyError(
         f'restarts.evaluations={tuple(settings.evaluations)}: task '
         f'{spec.name!r} has none named {name!r}.'
-        f'{messages.near(name, task.evaluations)} '
+        f'{plugins.near(name, task.evaluations)} '
         f'There are: {", ".join(task.evaluations)}.'
       )
   if settings.num_trials < 1 or not settings.evaluations:

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 
 import ml_collections
 
+from bionet_core import plugins
 from bionet_tasks import base as tasks
 from experiments.runs import optimizer_settings
 from experiments.shell import messages
@@ -147,7 +148,7 @@ def check_keywords(
     if keyword not in known:
       raise TypeError(
         f'{section}.{keyword}={keywords[keyword]!r}: {name!r} has no such '
-        f'setting.{messages.near(keyword, known)} It has: {", ".join(names)}. '
+        f'setting.{plugins.near(keyword, known)} It has: {", ".join(names)}. '
         'To start from its own settings, use '
         '--config=experiments/configs/compose.py:TASK,NETWORK,LEARNER.'
       )

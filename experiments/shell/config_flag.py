@@ -21,6 +21,7 @@ import ml_collections
 from absl import flags
 from ml_collections import config_flags
 
+from bionet_core import plugins
 from experiments.shell import messages, paths
 
 # Takes the config, not yet locked, and the overrides `{key: text}`.
@@ -186,5 +187,5 @@ def _no_file(flag: str, path: pathlib.Path) -> str:
   if path.is_dir():
     return f'--config={flag}: is a folder; name a file in it.'
   known = [str(file) for file in path.parent.glob('[!_]*.py')]
-  hint = messages.near(str(path), known)
+  hint = plugins.near(str(path), known)
   return f'--config={flag}: there is no file {str(path)!r}.{hint}'

@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """What an error says to a user: one sentence, without its traceback."""
 
-import difflib
-from collections.abc import Collection, Iterable
+from collections.abc import Collection
+
+from bionet_core import plugins
 
 
 def text(error: BaseException) -> str:
@@ -22,13 +23,9 @@ def text(error: BaseException) -> str:
   return sentence
 
 
-def near(word: str, known: Iterable[str]) -> str:
-  """A suggestion for a misspelt word, or nothing."""
-  matches = difflib.get_close_matches(word, list(known), n=1)
-  return f' Did you mean {matches[0]!r}?' if matches else ''
-
-
 def no_key(section: str, key: str, known: Collection[str]) -> str:
   """The sentence for a key that a section of a config lacks."""
   choices = f'are: {", ".join(known)}.' if known else 'is none.'
-  return f'{section} has no key {key!r}.{near(key, known)} There {choices}'
+  return (
+    f'{section} has no key {key!r}.{plugins.near(key, known)} There {choices}'
+  )

@@ -15,7 +15,7 @@ any package at all. Geometries of a tissue (`bionet.geometries`) are found so.
 import difflib
 import importlib
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from importlib import metadata
 
 
@@ -47,10 +47,9 @@ def load(group: str, name: str, builtin: Mapping[str, str]) -> Callable:
   """
   table = _table(group, builtin)
   if ':' not in name and name not in table:
-    near = difflib.get_close_matches(name, table, n=1)
-    hint = f' Did you mean {near[0]!r}?' if near else ''
     raise KeyError(
-      f'no {group} named {name!r}.{hint} There are: {", ".join(sorted(table))}.'
+      f'no {group} named {name!r}.{near(name, table)} There are: '
+      f'{", ".join(sorted(table))}.'
     )
   factory = _import(table.get(name, name), group)
   parameters = inspect.signature(factory).parameters.values()
@@ -60,6 +59,17 @@ def load(group: str, name: str, builtin: Mapping[str, str]) -> Callable:
       '**kwargs; otherwise a misspelt setting would pass unseen.'
     )
   return factory
+
+
+def near(word: str, known: Iterable[str]) -> str:
+  """What an error adds for a misspelt word: a suggestion, or nothing.
+
+  Args:
+    word: what was given.
+    known: what could have been meant.
+  """
+  matches = difflib.get_close_matches(word, [*known], n=1)
+  return f' Did you mean {matches[0]!r}?' if matches else ''
 
 
 def _table(group: str, builtin: Mapping[str, str]) -> dict[str, str]:

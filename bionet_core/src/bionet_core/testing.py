@@ -7,6 +7,8 @@
 A law that is broken raises an AssertionError that names the law and the leaf.
 """
 
+import dataclasses
+
 import chex
 import jax
 import jax.numpy as jnp
@@ -227,6 +229,15 @@ def _check_init(init, key, other_key, inputs):
   differs = any(not np.array_equal(a, b) for a, b in pairs)
   _require(differs or not leaves, 'init: another key draws the same parameters')
   return drawn
+
+
+def without_targets(trials: interfaces.Trials) -> interfaces.Trials:
+  """The trials, with targets of no class, or NaN, where nothing is asked."""
+  is_label = jnp.issubdtype(trials.targets.dtype, jnp.integer)
+  targets = unroll.where_asked(
+    trials.mask, trials.targets, -100 if is_label else jnp.nan
+  )
+  return dataclasses.replace(trials, targets=targets)
 
 
 def _check_inputs(inputs):

@@ -176,12 +176,12 @@ def score_step(
     )
 
   def scored(emission, targets, mask, state):
-    outputs = cell.readout(params, constants, _or_zero(mask, emission))
+    outputs = cell.readout(params, constants, where_asked(mask, emission))
     total, metrics = loss(
-      _or_zero(mask, outputs), _or_zero(mask, targets), mask
+      where_asked(mask, outputs), where_asked(mask, targets), mask
     )
     if cell.penalty is not None:
-      cost = _or_zero(mask, cell.penalty(constants, state))
+      cost = where_asked(mask, cell.penalty(constants, state))
       total += jnp.mean(mask * cost)
     return total, metrics
 
@@ -197,10 +197,15 @@ def score_step(
   )
 
 
-def _or_zero(mask: jax.Array, values: jax.Array) -> jax.Array:
-  """Values `[B, ...]`, zero for the trials whose mask `[B]` is."""
-  counts = jnp.expand_dims(mask != 0, tuple(range(1, values.ndim)))
-  return jnp.where(counts, values, 0)
+def where_asked(
+  mask: jax.Array, values: jax.Array, otherwise: float = 0
+) -> jax.Array:
+  """Values `[*mask.shape, ...]` where the mask is not 0; else a number.
+
+  They weigh nothing there, but 0 * NaN is NaN, in a gradient too.
+  """
+  asked = jnp.expand_dims(mask != 0, tuple(range(mask.ndim, values.ndim)))
+  return jnp.where(asked, values, otherwise)
 
 
 def unroll(

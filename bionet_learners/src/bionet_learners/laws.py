@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from bionet_core import interfaces, unroll
+from bionet_core import interfaces, testing, unroll
 from bionet_learners import base, description, oracles
 from bionet_learners.reverse import bptt
 from bionet_learners.synapses import cut_step
@@ -66,15 +66,6 @@ def until_last_asked(trials: interfaces.Trials) -> np.ndarray:
   return np.cumsum(is_asked[::-1], axis=0)[::-1] > 0
 
 
-def without_targets(trials: interfaces.Trials) -> interfaces.Trials:
-  """The trials, with targets of no class, or NaN, where nothing is asked."""
-  targets = trials.targets
-  is_label = jnp.issubdtype(targets.dtype, jnp.integer)
-  is_asked = jnp.expand_dims(trials.mask != 0, tuple(range(2, targets.ndim)))
-  targets = jnp.where(is_asked, targets, -100 if is_label else jnp.nan)
-  return dataclasses.replace(trials, targets=targets)
-
-
 def check_padding(
   learner: base.Learner,
   update: base.UpdateFn,
@@ -97,7 +88,7 @@ def check_padding(
   mask = trials.mask.at[-1].set(0.0).at[-2].set(trials.mask[-1])
   ended = dataclasses.replace(trials, mask=mask)
   padded = dataclasses.replace(
-    without_targets(ended), inputs=ended.inputs.at[-1].set(jnp.nan)
+    testing.without_targets(ended), inputs=ended.inputs.at[-1].set(jnp.nan)
   )
   judged, predict = until_last_asked(ended), jax.jit(learner.predict)
   learned, felt = (

@@ -19,7 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from bionet_core import interfaces, unroll
+from bionet_core import interfaces, testing, unroll
 from bionet_learners import base, laws
 
 _RTOL, _ATOL = 1e-4, 1e-6
@@ -335,7 +335,7 @@ class _Check:
       mask = mask.at[-2, 0].set(self._trials.mask[-1, 0])
       inputs = inputs.at[-1, 0].add(1.0)
     ended = dataclasses.replace(self._trials, mask=mask)
-    padded = dataclasses.replace(laws.without_targets(ended), inputs=inputs)
+    padded = dataclasses.replace(testing.without_targets(ended), inputs=inputs)
     plain, other = self._estimate(ended), self._estimate(padded)
     _assert_close(
       (other.gradient, other.loss),

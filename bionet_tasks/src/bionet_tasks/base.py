@@ -181,7 +181,10 @@ def cross_entropy(
   chex.assert_type([outputs, targets, mask], [float, int, float])
   num_classes = outputs.shape[-1]
   class_labels.check_classes(targets, num_classes, mask)
-  outputs, targets = _asked(mask, outputs), _asked(mask, targets)
+  outputs, targets = (
+    unroll.where_asked(mask, outputs),
+    unroll.where_asked(mask, targets),
+  )
   hits = jnp.argmax(outputs, axis=-1) == targets
   # Optax takes the class -1 for the last one. A factor makes the gradient NaN,
   # too; on the outputs it changes no bit where all are classes, while on the
@@ -211,7 +214,10 @@ def squared_error(
   """
   chex.assert_rank([outputs, targets, mask], [2, 2, 1])
   chex.assert_equal_shape([outputs, targets])
-  outputs, targets = _asked(mask, outputs), _asked(mask, targets)
+  outputs, targets = (
+    unroll.where_asked(mask, outputs),
+    unroll.where_asked(mask, targets),
+  )
   errors = jnp.mean(jnp.square(outputs - targets), axis=-1)
   mse = jnp.mean(errors * mask)
   return mse, {'mse': mse}
@@ -230,20 +236,13 @@ def sum_over_steps(
     chex.assert_equal_shape_prefix([outputs, trials.targets, trials.mask], 2)
     mask = trials.mask
     losses, others = jax.vmap(loss)(
-      _asked(mask, outputs), _asked(mask, trials.targets), mask
+      unroll.where_asked(mask, outputs),
+      unroll.where_asked(mask, trials.targets),
+      mask,
     )
     return jax.tree.map(jnp.sum, {'loss': losses, **others})
 
   return metrics
-
-
-def _asked(mask: jax.Array, values: jax.Array) -> jax.Array:
-  """Values `[*mask.shape, ...]`, zero where the mask is.
-
-  They weigh nothing there, but 0 * NaN is NaN, in a gradient too.
-  """
-  is_asked = jnp.expand_dims(mask != 0, tuple(range(mask.ndim, values.ndim)))
-  return jnp.where(is_asked, values, 0)
 
 
 def at_last_asked(values: jax.Array, mask: jax.Array) -> jax.Array:

@@ -8,14 +8,13 @@ A law that is broken raises an AssertionError that names it.
 """
 
 import collections
-import dataclasses
 import re
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from bionet_core import interfaces, unroll
+from bionet_core import interfaces, testing, unroll
 from bionet_tasks import base
 
 _PROBE_TRIALS = 512
@@ -183,26 +182,18 @@ def _check_scores(task, trials):
       np.shape(value) == () and np.isfinite(value),
       f'metric {name!r} of equal outputs must be a finite scalar; got {value}',
     )
-  is_asked = jnp.expand_dims(trials.mask != 0, 2)
-  gone = task.metrics(jnp.where(is_asked, outputs, jnp.inf), trials)
+  gone = task.metrics(unroll.where_asked(trials.mask, outputs, jnp.inf), trials)
   for name, value in gone.items():
     _require(
       np.isfinite(value), f'metric {name!r} reads outputs nobody asks for'
     )
-  for name, value in task.metrics(outputs, _padded(trials)).items():
+  for name, value in task.metrics(
+    outputs, testing.without_targets(trials)
+  ).items():
     _require(
       np.array_equal(value, scores[name]),
       f'metric {name!r} reads targets nobody asks for',
     )
-
-
-def _padded(trials):
-  """The trials with targets that are none where nothing is asked."""
-  targets = trials.targets
-  is_label = jnp.issubdtype(targets.dtype, jnp.integer)
-  is_asked = jnp.expand_dims(trials.mask != 0, tuple(range(2, targets.ndim)))
-  targets = jnp.where(is_asked, targets, -100 if is_label else jnp.nan)
-  return dataclasses.replace(trials, targets=targets)
 
 
 def _scored(what, function, outputs, *rest):

@@ -13,6 +13,7 @@ import pytest
 
 import bionet_learners as learners
 from bionet_core import unroll
+from tests import small
 from tests.learners.random_cores import cases, grammar, paths, references
 
 pytestmark = pytest.mark.oracle
@@ -21,7 +22,7 @@ NOISY, OLD, TOP_DOWN = 23, 0, 16
 
 
 def gradient_of(case, cell, make, calls=cases.CALLS, **settings):
-  rule = make(cell, cases.squared_error, **settings)
+  rule = make(cell, small.squared_error, **settings)
   return case.run(rule, calls)[0]
 
 

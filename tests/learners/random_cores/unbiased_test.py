@@ -11,6 +11,7 @@ import pytest
 import bionet_learners as learners
 from bionet_core import interfaces
 from bionet_learners import oracles
+from tests import small
 from tests.learners.random_cores import cases, grammar, language
 
 pytestmark = pytest.mark.oracle
@@ -41,7 +42,7 @@ def pathwise(cell, params, constants, key, trials):
       noise = jax.vmap(lambda k: jax.random.fold_in(k, t))(keys)
       emission, state = cell.step(params, constants, state, noise, x)
       outputs = cell.readout(params, constants, emission)
-      return (state, t + 1), cases.squared_error(outputs, target, mask)[0]
+      return (state, t + 1), small.squared_error(outputs, target, mask)[0]
 
     at = trials.inputs, trials.targets, trials.mask
     return jnp.sum(jax.lax.scan(advance, (state, 0), at)[1])
@@ -85,7 +86,7 @@ def test_uoro_is_right_on_average(number):
     params, constants = core.cell.init(
       jax.random.key(100 + number), trials.inputs[0]
     )
-    rule = learners.uoro(core.cell, cases.squared_error)
+    rule = learners.uoro(core.cell, small.squared_error)
     bias = z_test(rule, core.cell, params, constants, trials, 8192, number)
     assert np.all(np.abs(bias.z) < 4), bias
     assert bias.standard_error < 0.1, bias
@@ -147,7 +148,7 @@ def test_score_function_is_right_on_average(number):
     params, constants = cell.init(
       jax.random.key(100 + number), trials.inputs[0]
     )
-    rule = learners.score_function(cell, cases.squared_error, traces=True)
+    rule = learners.score_function(cell, small.squared_error, traces=True)
     bias = z_test(rule, cell, params, constants, trials, 20000, number)
     assert np.all(np.abs(bias.z) < 4), bias
     assert bias.standard_error < 0.1, bias

@@ -2,10 +2,10 @@
 """The topology of a relaxation network: which row sends to which."""
 
 import dataclasses
-import difflib
 from collections.abc import Iterator, Mapping
 from typing import cast
 
+from bionet_core import plugins
 from bionet_core.relaxation import layers
 
 MESSAGES = ('all', 'forward', 'backward', 'free')
@@ -81,10 +81,9 @@ class LayerMap:
       ValueError: for an unknown filter.
     """
     if messages not in MESSAGES:
-      near = difflib.get_close_matches(str(messages), MESSAGES, n=1)
-      hint = f' Did you mean {near[0]!r}?' if near else ''
       raise ValueError(
-        f'messages={messages!r}: must be one of {", ".join(MESSAGES)}.{hint}'
+        f'messages={messages!r}: must be one of {", ".join(MESSAGES)}.'
+        f'{plugins.near(str(messages), MESSAGES)}'
       )
     passes = {
       'all': lambda sender: True,

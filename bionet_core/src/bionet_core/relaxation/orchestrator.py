@@ -9,7 +9,7 @@ import chex
 import jax
 import jax.numpy as jnp
 
-from bionet_core import interfaces
+from bionet_core import interfaces, unroll
 from bionet_core.relaxation import layer_map as layer_maps
 from bionet_core.relaxation import layers, rules
 from bionet_core.relaxation import state as states
@@ -237,8 +237,7 @@ class SequentialOrchestrator:
     """
     if gate is not None:
       chex.assert_shape(gate, (targets.shape[0], 1))
-      weighs = gate[:, 0] if targets.ndim == 1 else gate
-      targets = jnp.where(weighs != 0, targets, 0)
+      targets = unroll.where_asked(gate[:, 0], targets)
     labels = self._labels(targets)
     state = jax.lax.stop_gradient(state)
     weights = self._weights(params, constants)

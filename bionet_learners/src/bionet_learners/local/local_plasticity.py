@@ -75,11 +75,9 @@ def local_plasticity(
   phases = (('free', warm_up), ('all', clamped), ('free', free))
 
   def estimate(params, constants, rule_state, key, trials):
-    inputs, mask = trials.inputs[0], trials.mask[0][:, None]
+    inputs, mask = trials.inputs[0], trials.mask[0]
     # A trial of weight 0 may have any label, and none that is a class.
-    targets = trials.targets[0]
-    weighs = mask[:, 0] if targets.ndim == 1 else mask
-    targets = jnp.where(weighs != 0, targets, 0)
+    targets = unroll.where_asked(mask, trials.targets[0])
     keys = unroll.trial_keys(key, trials.index)
     state = network.initial_state(params, constants, inputs, targets)
     changed = jnp.zeros(1)
@@ -89,7 +87,7 @@ def local_plasticity(
           params, constants, state, keys, messages=messages, sweeps=sweeps
         )
     objective, updates = jax.value_and_grad(network.local_loss)(
-      params, constants, state, targets, mask
+      params, constants, state, targets, mask[:, None]
     )
     metrics = {'changed': changed[-1]}
     return base.Estimate(updates, objective, metrics), rule_state

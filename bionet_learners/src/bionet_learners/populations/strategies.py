@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """The strategies of evosax: by name, with settings, and what they refuse."""
 
-import difflib
 import importlib
 import inspect
 from typing import Any
@@ -11,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from bionet_core import unroll
+from bionet_core import plugins, unroll
 
 
 def strategy_class(name: str) -> Any:
@@ -24,10 +23,9 @@ def strategy_class(name: str) -> Any:
       "pip install 'bionet[evolution]'."
     ) from error
   if name not in algorithms:
-    near = difflib.get_close_matches(name, algorithms, n=1, cutoff=0.5)
-    hint = f' Did you mean {near[0]!r}?' if near else ''
     raise KeyError(
-      f'strategy={name!r}: must be one of evosax.{hint} There are: '
+      f'strategy={name!r}: must be one of evosax.'
+      f'{plugins.near(name, algorithms)} There are: '
       f'{", ".join(sorted(algorithms))}.'
     )
   kind = algorithms[name]
@@ -50,11 +48,9 @@ def check_settings(name, kind, settings) -> None:
   known = sorted({*parameters, *_arguments(kind)})
   for setting, value in settings.items():
     if setting not in known:
-      near = difflib.get_close_matches(setting, known, n=1)
-      hint = f' Did you mean {near[0]!r}?' if near else ''
       raise KeyError(
-        f'settings.{setting}={value!r}: must be a setting of {name}.{hint} '
-        f'There are: {", ".join(known)}.'
+        f'settings.{setting}={value!r}: must be a setting of {name}.'
+        f'{plugins.near(setting, known)} There are: {", ".join(known)}.'
       )
     if not isinstance(value, int | float):
       raise ValueError(f'settings.{setting}={value!r}: must be a number.')

@@ -1,11 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """What a function says to a keyword argument that it does not have."""
 
-import difflib
 import functools
 import inspect
 from collections.abc import Callable, Collection, Mapping
 from typing import ParamSpec, TypeVar
+
+from bionet_core import plugins
 
 P = ParamSpec('P')
 R = TypeVar('R')
@@ -40,9 +41,8 @@ def check(
   """Raises TypeError for a name that is not known, with the one to use."""
   for name in given:
     if name not in known:
-      near = difflib.get_close_matches(name, known, n=1)
-      meant = [elsewhere[name]] if name in elsewhere else near
-      hint = f' Did you mean {meant[0]!r}?' if meant else ''
+      # A name of another library's is near nothing but what it stands for.
+      hint = plugins.near(elsewhere.get(name, name), known)
       names = ', '.join(n for n in known if n not in ('self', 'cls'))
       raise TypeError(
         f'{function} has no argument {name!r}.{hint} There are: {names}.'
