@@ -106,7 +106,7 @@ def function(means):
 @pytest.mark.parametrize(
   'means, pinned',
   [
-    (lattice.torus(16, 4), False),
+    (lattice.torus(16, 4), ()),
     (lattice.grid(16, 4), lattice.border(16, 4)),
     (lattice.grid(16, 4), list(range(15))),
   ],

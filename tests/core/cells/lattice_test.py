@@ -145,7 +145,7 @@ def test_a_geometry_of_ones_own_is_a_path(monkeypatch):
       ValueError,
       r'^pinned=True: must be False on a torus',
     ),
-    ({'rows': 2, 'pinned': True}, ValueError, r'^pinned=.*: must leave a cell'),
+    ({'rows': 2, 'pinned': True}, ValueError, r'^pinned=.*: must leave one'),
   ],
 )
 def test_what_cannot_be_is_refused(settings, kind, message, monkeypatch):

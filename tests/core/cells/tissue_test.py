@@ -143,7 +143,7 @@ def test_another_neighbourhood_makes_another_tissue():
 
 def test_pinned_ends_are_0_from_the_start_and_are_read_as_such():
   """Truth: the formula with the ends at 0; mutant: ends that are free."""
-  cell = tissues.fixed(tissues.lateral_inhibition, 4, pinned=True)
+  cell = tissues.fixed(tissues.lateral_inhibition, 4, pinned=[0, 3])
   state = cell.initial_state({}, KEYS)
   free = np.array([0, 1, 1, 0])
   np.testing.assert_array_equal(np.asarray(state) != 0, [free, free])
@@ -157,14 +157,14 @@ def test_pinned_ends_are_0_from_the_start_and_are_read_as_such():
   assert not np.allclose(loose, wanted, atol=1e-3)
 
 
-@pytest.mark.parametrize('pinned', [False, True])
+@pytest.mark.parametrize('pinned', [(), (0, 3)])
 def test_states_stay_within_0_and_1(pinned):
   """Truth: the clip, under noise that goes far beyond it."""
   cell = tissues.fixed(lambda m: 50 * (m - 0.5), 4, pinned=pinned, spread=0.5)
   states = np.asarray(tissues.run(cell, {}, 50, 20, dt=0.1, sigma=3.0))
   assert states.min() == 0 and states.max() == 1
   ends = states[..., [0, -1]]
-  assert np.any(ends) != pinned
+  assert np.any(ends) != bool(pinned)
 
 
 def test_initial_states_are_uniform_about_the_middle():
@@ -196,7 +196,7 @@ def test_the_parts_of_the_factory_fit_together():
   settings = {'hidden': (3,), 'centred': False, 'bound': 2.0}
   ours = tissue.tissue(spec, pinned=True, spread=0.3, **settings)
   rate = tissue.regulatory_network(**settings)
-  theirs = tissue.cell_from_rate(rate, 5, pinned=True, spread=0.3)
+  theirs = tissue.cell_from_rate(rate, 5, pinned=[0, 4], spread=0.3)
   params, constants = ours.init(tissues.KEY, tissues.row(0.01, 0.1, 3))
   assert constants == {}
   np.testing.assert_array_equal(
@@ -220,8 +220,8 @@ def test_the_parts_of_the_factory_fit_together():
     (lambda: tissues.make(spread=math.nan), r'^spread=nan'),
     (lambda: tissues.fixed(tissues.lateral_inhibition, 0), r'^num_cells=0: '),
     (
-      lambda: tissues.fixed(tissues.lateral_inhibition, 2, pinned=True),
-      r'^pinned=True: .* of 2 none',
+      lambda: tissues.fixed(tissues.lateral_inhibition, 2, pinned=[0, 1]),
+      r'^pinned=\[0, 1\]: .* of the 2 cells',
     ),
   ],
 )

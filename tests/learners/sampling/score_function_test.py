@@ -256,7 +256,7 @@ def test_pinned_cells_and_rests_draw_nothing():
   """Truth: a gradient of none of the noise of the ends, nor at dt = 0."""
   batch = replicates(steps=6)
   batch = batch.replace(inputs=batch.inputs.at[3:, ::2, 0].set(0.0))
-  cell = tissue.cell_from_rate(polynomial(), 5, pinned=True)
+  cell = tissue.cell_from_rate(polynomial(), 5, pinned=[0, 4])
   params, _ = cell.init(KEY, batch.inputs[0])
   state = unroll.initial_state(cell, {}, KEY, batch.index)
   slope = jax.jit(

@@ -140,7 +140,7 @@ def cell_from_rate(
   rate: Rate,
   num_cells: int,
   *,
-  pinned: bool | Sequence[int] = False,
+  pinned: Sequence[int] = (),
   spread: float = 0.1,
   remat: bool = True,
   means: lattice.MeansFn = lattice.row_means,
@@ -160,7 +160,7 @@ def cell_from_rate(
   Args:
     rate: the regulatory function f, the same in every cell.
     num_cells: N.
-    pinned: hold the two ends at 0; or the cells of these numbers.
+    pinned: numbers of the cells held at 0, e.g. `lattice.border(8, 1)`.
     spread: half the width of the initial states, up to .5.
     remat: recompute the inside of a step in the backward pass, which leaves the
       states alone in memory.
@@ -174,20 +174,16 @@ def cell_from_rate(
     raise ValueError(f'num_cells={num_cells}: must be at least 1.')
   if not 0 <= spread <= 0.5:
     raise ValueError(f'spread={spread}: must be from 0 to 0.5.')
-  if pinned is True and num_cells < 3:
-    raise ValueError(
-      f'pinned={pinned}: must be False, or the tissue have at least 3 cells; '
-      f'of {num_cells} none is between two ends.'
-    )
-  held = [0, num_cells - 1] if pinned is True else list(pinned or ())
-  if any(not 0 <= cell < num_cells for cell in held):
+  if any(not 0 <= cell < num_cells for cell in pinned):
     raise ValueError(
       f'pinned={pinned}: must be numbers of cells, from 0 to {num_cells - 1}.'
     )
   free = np.ones(num_cells, np.float32)
-  free[held] = 0.0
+  free[list(pinned)] = 0.0
   if not np.any(free):
-    raise ValueError(f'pinned={pinned}: must leave a cell that is free.')
+    raise ValueError(
+      f'pinned={list(pinned)}: must leave one of the {num_cells} cells free.'
+    )
   free = jnp.asarray(free, float)
 
   def init(key, inputs):
@@ -293,9 +289,7 @@ def tissue(
     raise ValueError(
       f'pinned={pinned}: must be False on a torus, which has no border.'
     )
-  held = pinned
-  if pinned and rows > 1:
-    held = lattice.border(num_cells, rows)
+  held = lattice.border(num_cells, rows) if pinned else ()
   return cell_from_rate(
     rate, num_cells, pinned=held, spread=spread, means=means
   )

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from bionet_core import information, interfaces, surrogate
+from bionet_core.cells import lattice
 from bionet_tasks import base
 from bionet_tasks.population import utilities
 
@@ -189,11 +190,7 @@ def _check_sizes(num_cells, rows, num_groups, refinements, num_held_out):
     refinements=refinements,
     num_held_out=num_held_out,
   )
-  if num_cells % rows:
-    raise ValueError(
-      f'rows={rows}: must divide the {num_cells} cells, since all rows are of '
-      'one length.'
-    )
+  lattice.check_rows(num_cells, rows)
   if num_held_out < 2:
     raise ValueError(
       f'num_held_out={num_held_out}: must be at least 2; a single replicate '
