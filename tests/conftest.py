@@ -24,9 +24,14 @@ import os
 import pathlib
 
 if os.environ.setdefault('JAX_DISABLE_MOST_OPTIMIZATIONS', '1') == '1':
-  # Of XLA's two code generators for CPUs, the one that compiles sooner.
+  # Of XLA's two code generators for CPUs, the one that compiles sooner, and no
+  # program cut into parts for threads: each part costs more than it saves.
   os.environ['XLA_FLAGS'] = ' '.join(
-    [os.environ.get('XLA_FLAGS', ''), '--xla_cpu_use_fusion_emitters=false']
+    [
+      os.environ.get('XLA_FLAGS', ''),
+      '--xla_cpu_use_fusion_emitters=false',
+      '--xla_cpu_parallel_codegen_split_count=1',
+    ]
   )
 
 import jax

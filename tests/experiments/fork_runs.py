@@ -16,6 +16,7 @@ process of its own. The modules themselves are not imported here: they run as
   {"wait": pid} -> {"status"}
 """
 
+import gc
 import json
 import os
 import runpy
@@ -37,6 +38,9 @@ def import_all() -> None:
   import experiments.figures.confusion_matrix
   import experiments.figures.learning_curve
   import experiments.session  # noqa: F401
+
+  gc.collect()
+  gc.freeze()  # else a fork's first collection copies all that was imported
 
 
 def _answer(run=None, start=None, wait=None, **where) -> dict:

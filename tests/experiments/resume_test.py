@@ -43,8 +43,9 @@ RUNS = {
 }
 # name, kills, and the epochs or updates of the run
 KILLED = [
-  ('prototypes', 3, 160),
-  ('copying', 1, 800),
+  ('prototypes', 1, 30),
+  pytest.param('prototypes', 3, 160, marks=pytest.mark.slow),
+  pytest.param('copying', 1, 800, marks=pytest.mark.slow),
   pytest.param('prototypes', 20, 800, marks=pytest.mark.slow),
   pytest.param('copying', 20, 5000, marks=pytest.mark.slow),
 ]

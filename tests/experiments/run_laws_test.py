@@ -33,7 +33,9 @@ def test_a_seed_gives_one_run(
   assert smoke.read_rows(tmp_path) == smoke.read_rows(finished(name))
 
 
-@pytest.mark.parametrize('name', ['copying', 'prototypes'])
+@pytest.mark.parametrize(
+  'name', ['prototypes', pytest.param('copying', marks=pytest.mark.slow)]
+)
 def test_another_seed_gives_another_run(name, finished):
   """Truth: the first row of the run of seed 0."""
   config = smoke.config(name)
@@ -189,7 +191,9 @@ def test_a_loss_that_is_not_finite_stops_the_run(split, tmp_path, monkeypatch):
   )
 
 
-@pytest.mark.parametrize('name', ['prototypes', 'copying'])
+@pytest.mark.parametrize(
+  'name', ['copying', pytest.param('prototypes', marks=pytest.mark.slow)]
+)
 def test_a_rate_beyond_all_bounds_is_noticed(name, tmp_path):
   """Truth: steps of 1e38 leave no finite number; nothing here is mocked."""
   config = smoke.config(name)
@@ -272,7 +276,9 @@ def _reads(monkeypatch) -> dict:
   return counts
 
 
-@pytest.mark.parametrize('devices', [1, 2])
+@pytest.mark.parametrize(
+  'devices', [1, pytest.param(2, marks=pytest.mark.slow)]
+)
 def test_the_host_reads_once_a_border(devices, monkeypatch):
   """Truth: the borders of 7 updates: 2 4 6 7; then 2 3 4 6 7.
 

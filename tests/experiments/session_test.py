@@ -5,6 +5,7 @@ Truth: the table of files in the spec of a run; counts and borders worked out
 here by hand.
 """
 
+import functools
 import json
 import math
 import re
@@ -20,7 +21,7 @@ import pytest
 
 from bionet_tasks.static import prototypes
 from experiments import reference
-from experiments.configs import memory
+from experiments.configs import cell_fate, memory
 from experiments.judge import scoring
 from experiments.runs import build, factories, saved, updates
 from experiments.shell import workdirs
@@ -47,6 +48,12 @@ ALSO = {  # figures beside the learning curve
     'learned_rate.png',
   },
 }
+
+
+@pytest.fixture(scope='module')
+def built():
+  """`name -> run` of a config's smoke variant, built once."""
+  return functools.cache(lambda name: build.build(smoke.config(name)))
 
 
 @pytest.fixture(scope='module')
@@ -135,13 +142,13 @@ def test_list_names_every_config_and_plugin():
 
 
 @pytest.mark.parametrize('name', EXAMPLES)
-def test_config_json_keeps_what_ran(name, finished):
+def test_config_json_keeps_what_ran(name, finished, built):
   """Truth: the config, the task, the installed packages, git, JAX's devices."""
   kept = smoke.read_json(finished(name) / 'config.json')
   config = smoke.config(name)
   assert kept['config'] == json.loads(json.dumps(config.to_dict()))
   assert kept['seed'] == config.seed
-  spec = build.build(config).first.task.spec
+  spec = built(name).first.task.spec
   assert kept['chance'] == dict(spec.chance) != {}
   assert kept['ceiling'] == dict(spec.ceiling) != {}
   assert kept['versions']['python'] == sys.version.split()[0]
@@ -157,11 +164,11 @@ def test_config_json_keeps_what_ran(name, finished):
 
 
 @pytest.mark.parametrize('name', EXAMPLES)
-def test_metrics_stand_at_every_border(name, finished):
+def test_metrics_stand_at_every_border(name, finished, built):
   """Truth: the multiples of the three intervals, and the ends of stages."""
   config = smoke.config(name)
   rows = smoke.read_rows(finished(name))
-  run = build.build(config)
+  run = built(name)
   last = run.num_updates
   every = (config.log_every, config.eval_every, config.checkpoint_every)
   borders = {
@@ -188,14 +195,14 @@ def test_metrics_stand_at_every_border(name, finished):
 
 
 @pytest.mark.parametrize('name', EXAMPLES)
-def test_training_rows_say_how_far_it_goes(name, finished):
+def test_training_rows_say_how_far_it_goes(name, finished, built):
   """Truth: the rates of the config's schedule, averaged over the row by hand.
 
   The norms are those of a real step: above zero, and finite. A learner that is
   made of no rule has no optimizer: no norms, and a rate of zero.
   """
   config, workdir = smoke.config(name), finished(name)
-  run = build.build(config)
+  run = built(name)
   if run.first.rule is None:
     trained = [
       row for row in smoke.read_rows(workdir) if row['split'] == 'train'
@@ -218,10 +225,9 @@ def test_training_rows_say_how_far_it_goes(name, finished):
 
 
 @pytest.mark.parametrize('name', EXAMPLES)
-def test_result_is_the_last_word(name, finished):
+def test_result_is_the_last_word(name, finished, built):
   """Truth: the last held-out row; the checkpoint scored on training trials."""
-  workdir, config = finished(name), smoke.config(name)
-  run = build.build(config)
+  workdir, run = finished(name), built(name)
   result = smoke.read_json(workdir / 'result.json')
   assert workdirs.read_result(workdir) == result
   assert list(result) == [
@@ -314,6 +320,14 @@ def test_figures_are_drawn(name, finished):
     assert width >= 600 and height >= 400
     assert content[-8:-4] == b'IEND'
     assert len(content) > 10_000
+
+
+@pytest.mark.slow
+def test_the_smoke_variant_runs_in_all_its_stages(tmp_path):
+  """Truth: 2 updates, 1 and 1; by default without the last stage."""
+  config = cell_fate.get_config('smoke')
+  assert smoke.run(config, tmp_path / 'run')['updates'] == 4
+  assert (tmp_path / 'run' / 'figures' / 'learned_rate.png').exists()
 
 
 def test_a_finished_run_says_so_and_stands(finished, tmp_path, start, capsys):

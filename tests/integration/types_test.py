@@ -160,7 +160,7 @@ def test_tissue_gradient_through_noise_equals_finite_differences():
     assert oracles.relative_error(got.gradient, wanted) < 1e-6
 
 
-@pytest.mark.parametrize('count', [2, 4])
+@pytest.mark.parametrize('count', [pytest.param(2, marks=pytest.mark.slow), 4])
 def test_population_loss_over_devices_equals_one(count):
   """Truth: the same estimate on one device. Mutant: the loss not gathered."""
   cell, trials = toys.toy_tissue(), toys.tissue_trials()

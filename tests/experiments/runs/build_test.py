@@ -35,6 +35,13 @@ DEFAULT = {
   *(('cell_fate', 'tissue', name) for name in ('bptt', 'score_function')),
   ('digits', 'asymmetric', 'local_plasticity'),
 }
+# Of each kind of learner one that is compiled; the others are traced.
+COMPILED = {
+  *(('copying', 'vanilla_rnn', name) for name in ('bptt', 'd_rtrl')),
+  ('copying', 'vanilla_rnn', 'evolution'),
+  ('cell_fate', 'tissue', 'score_function'),
+  ('digits', 'asymmetric', 'local_plasticity'),
+}
 
 
 @pytest.mark.parametrize(
@@ -58,7 +65,7 @@ def test_the_cases_reach_every_pair():
   for a, b in ((0, 2), (1, 2)):
     pairs = {(case[a], case[b]) for case in small_runs.COMPATIBLE}
     assert pairs == {(case[a], case[b]) for case in TRAINED}
-  assert set(TRAINED) >= DEFAULT
+  assert set(TRAINED) >= DEFAULT >= COMPILED
   assert {learner for _, _, learner in DEFAULT} == set(small_runs.LEARNERS)
 
 
@@ -68,7 +75,7 @@ def test_the_cases_reach_every_pair():
     pytest.param(
       case,
       id='-'.join(case),
-      marks=[] if case in DEFAULT else pytest.mark.slow,
+      marks=[] if case in COMPILED else pytest.mark.slow,
     )
     for case in TRAINED
   ],
@@ -103,6 +110,23 @@ def test_what_fits_trains(case):
   assert all(changed) if everything else any(changed)
   assert small_runs.bits(state.constants) == constants
   assert int(state.step) == 1
+
+
+@pytest.mark.parametrize('case', sorted(DEFAULT - COMPILED), ids='-'.join)
+def test_what_fits_keeps_the_state(case):
+  """Truth: the shapes and types before the update; no number is computed."""
+  run = build.build(small_runs.config(*case))
+  state = jax.eval_shape(lambda: updates.init(run))
+  trials = jax.eval_shape(
+    run.first.task.sample, run.first.keys.data, jnp.arange(3)
+  )
+  after, metrics = jax.eval_shape(
+    run.first.learner.update, state, run.first.keys.noise, trials
+  )
+  chex.assert_trees_all_equal_shapes_and_dtypes(after, state)
+  assert jax.tree.leaves(state.params)
+  assert base.objective(metrics)
+  assert {x.shape for x in metrics.values()} == {()}
 
 
 NETWORK_FOR_A_CELL = r'takes a Cell, and got a RelaxationNetwork'

@@ -34,21 +34,28 @@ def no_figures(monkeypatch):
     monkeypatch.setattr(figure, 'draw', lambda *_: None)
 
 
-def test_a_finished_run_is_opened(tmp_path):
+def test_a_finished_run_is_opened(finished):
   """Truth: the held-out metrics of result.json, by the docstring's lines."""
-  result = _train(tmp_path)
-  before = {path: path.read_bytes() for path in tmp_path.rglob('*.json*')}
-  run, state = runs.open(str(tmp_path))
+  workdir = finished('copying')
+  result = json.loads((workdir / 'result.json').read_text())
+  before = {path: path.read_bytes() for path in workdir.rglob('*.json*')}
+  run, state = runs.open(str(workdir))
   assert int(state.step) == run.num_updates == 6
   stage = run.last
   held_out = stage.task.evaluations['held_out']
-  trials = held_out.sample(stage.keys.held_out, jnp.arange(held_out.num_trials))
-  outputs = stage.learner.predict(state, stage.keys.held_out_noise, trials)
-  metrics = stage.task.metrics(outputs, trials)
+
+  @jax.jit
+  def measured(state):
+    index = jnp.arange(held_out.num_trials)
+    trials = held_out.sample(stage.keys.held_out, index)
+    outputs = stage.learner.predict(state, stage.keys.held_out_noise, trials)
+    return stage.task.metrics(outputs, trials)
+
+  metrics = measured(state)
   assert metrics.keys() == result['eval'].keys()
   for name, value in metrics.items():
     assert float(value) == pytest.approx(result['eval'][name], rel=1e-5)
-  assert {p: p.read_bytes() for p in tmp_path.rglob('*.json*')} == before
+  assert {p: p.read_bytes() for p in workdir.rglob('*.json*')} == before
 
 
 def test_an_interrupted_run_is_opened(tmp_path):
@@ -58,8 +65,13 @@ def test_an_interrupted_run_is_opened(tmp_path):
   run, state = runs.open(tmp_path)
   assert int(state.step) == 2 and run.num_updates == 6
   start = build.build(copying.get_config('smoke')).first
-  trials = start.task.sample(start.keys.data, jnp.arange(start.batch_size))
-  fresh = start.learner.init(start.keys.init, trials)
+
+  @jax.jit
+  def init():
+    trials = start.task.sample(start.keys.data, jnp.arange(start.batch_size))
+    return start.learner.init(start.keys.init, trials)
+
+  fresh = init()
   assert any(
     np.any(a != b)
     for a, b in zip(
@@ -68,23 +80,23 @@ def test_an_interrupted_run_is_opened(tmp_path):
   )
 
 
-def test_a_wrong_folder_is_named(tmp_path):
+def test_a_wrong_folder_is_named(tmp_path, finished):
   """Truth: the words; then a good folder opens as if nothing had been."""
-  _train(tmp_path / 'run')
   nowhere, bare = tmp_path / 'nowhere', tmp_path / 'bare'
   with pytest.raises(FileNotFoundError, match='nowhere holds no run'):
     runs.open(nowhere)
   assert not nowhere.exists()
   config = copying.get_config('smoke')
-  workdirs.create(bare, config, build.build(config).first.task.spec)
+  spec = build.build(config).first.task.spec
+  workdirs.create(bare, config, spec)
   with pytest.raises(FileNotFoundError, match='bare has no checkpoint'):
     runs.open(bare)
   other = tmp_path / 'other'
-  workdirs.create(other, config, build.build(config).first.task.spec)
+  workdirs.create(other, config, spec)
   content = json.loads((other / 'config.json').read_text())
   content['config']['task']['name'] = 'copyin'
   workdirs.write_json(other / 'config.json', content)
   with pytest.raises(KeyError, match=re.escape("Did you mean 'copying'?")):
     runs.open(other)
-  _, state = runs.open(tmp_path / 'run')
+  _, state = runs.open(finished('copying'))
   assert int(state.step) == 6

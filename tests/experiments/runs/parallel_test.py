@@ -207,7 +207,7 @@ def on_one():
   return state
 
 
-@pytest.mark.parametrize('count', [2, 4])
+@pytest.mark.parametrize('count', [pytest.param(2, marks=pytest.mark.slow), 4])
 @pytest.mark.parametrize(
   'make_config',
   [copying, population_loss, population_learner, population_of_population_loss],
@@ -217,7 +217,7 @@ def test_devices_equal_one(make_config, count, on_one):
   _close(_trained(make_config(count)), on_one(make_config), 1e-5)
 
 
-@pytest.mark.parametrize('count', [2, 4])
+@pytest.mark.parametrize('count', [pytest.param(2, marks=pytest.mark.slow), 4])
 def test_devices_equal_one_where_signs_are_brittle(count):
   """Truth: one device, float64, 1e-8."""
   with jax.enable_x64(True):
@@ -281,17 +281,21 @@ def test_typed_keys_go_to_the_devices_and_back():
 
 
 @pytest.mark.parametrize(
-  'make_config',
-  [copying, pytest.param(population_learner, marks=pytest.mark.slow)],
+  'make_config, counts',
+  [
+    (copying, [4]),
+    pytest.param(copying, [1], marks=pytest.mark.slow),
+    pytest.param(population_learner, [1, 4], marks=pytest.mark.slow),
+  ],
 )
 def test_saved_on_two_goes_on_on_one_and_four(
-  make_config, on_one, tmp_path, monkeypatch
+  make_config, counts, on_one, tmp_path, monkeypatch
 ):
   """Truth: 20 updates on one device. Saved after 10 on two."""
   for figure in (learning_curve, confusion_matrix):
     monkeypatch.setattr(figure, 'draw', lambda *_: None)
   intervals = {'log_every': 5, 'eval_every': 20, 'checkpoint_every': 10}
-  for then in (1, 4):
+  for then in counts:
     workdir = tmp_path / str(then)
     config = make_config(2, **intervals)
     run = build.build(config)

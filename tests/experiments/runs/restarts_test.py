@@ -37,12 +37,16 @@ def test_restarts_are_set_in_the_config():
   ]
   assert sum(own) <= 1
   evaluation = run.first.task.evaluations['held_out']
-  index = jnp.arange(4)
-  trials = evaluation.sample(run.first.keys.held_out, index)
-  outputs = run.first.learner.predict(
-    state, run.first.keys.held_out_noise, trials
-  )
-  assert copies.score != run.first.task.metrics(outputs, trials)['utility']
+
+  @jax.jit
+  def utility(state):
+    trials = evaluation.sample(run.first.keys.held_out, jnp.arange(4))
+    outputs = run.first.learner.predict(
+      state, run.first.keys.held_out_noise, trials
+    )
+    return run.first.task.metrics(outputs, trials)['utility']
+
+  assert copies.score != utility(state)
 
 
 @pytest.mark.parametrize(

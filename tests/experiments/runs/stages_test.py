@@ -85,6 +85,7 @@ def test_the_first_of_a_population_go_on_from_stage_to_stage(copies):
   Mutants: the last go on, or those that a stage would begin with.
   """
   config = cell_fate_config.get_config('smoke')
+  config.task.refinements = 1
   config.restarts.count, config.restarts.validate_every = copies, 1
   config.stages = {'b_fewer': {'learner': {'population_size': 3}}}
   run = build.build(config)
