@@ -68,6 +68,11 @@ def make(name):
   return haiku_cells.cell_from_core(OTHERS[name], lambda: hk.Linear(OUTPUTS))
 
 
+def predicted(cell, params, constants, trials):
+  model = unroll.model_from_cell(cell)
+  return jax.jit(model.predict)(params, constants, jax.random.key(0), trials)
+
+
 def sequence(seed=0):
   values = np.random.default_rng(seed).normal(size=(STEPS, BATCH, INPUTS))
   return jnp.asarray(values, jnp.float32)
@@ -99,17 +104,15 @@ def test_a_cell_is_its_core(name):
     return hk.BatchApply(readout)(emissions)
 
   cell, inputs = make(name), sequence()
-  params, constants = cell.init(jax.random.key(1), inputs[0])
+  params, constants = jax.jit(cell.init)(jax.random.key(1), inputs[0])
   # Biases start at 0, where a wrong one would not be seen.
   params = jax.tree.map(lambda leaf: leaf + 0.1, params)
   assert constants == {}
   trials = interfaces.Trials(
     inputs=inputs, targets=None, mask=None, index=jnp.arange(BATCH)
   )
-  outputs = unroll.model_from_cell(cell).predict(
-    params, constants, jax.random.key(0), trials
-  )
-  expected = hk.transform(forward).apply(params, None, inputs)
+  outputs = predicted(cell, params, constants, trials)
+  expected = jax.jit(hk.transform(forward).apply)(params, None, inputs)
   chex.assert_shape(outputs, (STEPS, BATCH, OUTPUTS))
   np.testing.assert_allclose(outputs, expected, rtol=1e-5, atol=1e-6)
 
@@ -122,7 +125,7 @@ def test_a_stack_is_its_layers_one_after_the_other(name):
   """
   factory = plugins.load('bionet.cells', name, CELLS)
   cell, inputs = factory(Sizes(), hidden=4, num_layers=2), sequence()
-  params, constants = cell.init(jax.random.key(1), inputs[0])
+  params, constants = jax.jit(cell.init)(jax.random.key(1), inputs[0])
   params = jax.tree.map(lambda leaf: leaf + 0.1, params)
 
   def forward(values):
@@ -135,10 +138,8 @@ def test_a_stack_is_its_layers_one_after_the_other(name):
   trials = interfaces.Trials(
     inputs=inputs, targets=None, mask=None, index=jnp.arange(BATCH)
   )
-  outputs = unroll.model_from_cell(cell).predict(
-    params, constants, jax.random.key(0), trials
-  )
-  expected = hk.transform(forward).apply(params, None, inputs)
+  outputs = predicted(cell, params, constants, trials)
+  expected = jax.jit(hk.transform(forward).apply)(params, None, inputs)
   np.testing.assert_allclose(outputs, expected, rtol=1e-5, atol=1e-6)
 
 
@@ -151,7 +152,7 @@ def test_an_update_bias_slows_forgetting():
     haiku_cells.gru(Sizes(), hidden=4, update_bias=-2.0),
     sequence(),
   )
-  params, _ = cell.init(jax.random.key(1), inputs[0])
+  params, _ = jax.jit(cell.init)(jax.random.key(1), inputs[0])
   params['gru'] |= {
     'w_i': 0 * params['gru']['w_i'],
     'w_h': 0 * params['gru']['w_h'],
@@ -254,11 +255,12 @@ def test_a_core_without_noise_or_learned_start_is_left_as_it_is(name):
     return readout(emission), emission, state, start
 
   cell = haiku_cells.cell_from_core(make_core, lambda: hk.Linear(OUTPUTS))
-  params, constants = cell.init(key, inputs)
+  params, constants = jax.jit(cell.init)(key, inputs)
   assert not constants
   exact = {'rtol': 0, 'atol': 0}
   reference = hk.transform(forward)
-  chex.assert_trees_all_close(params, reference.init(key, inputs), **exact)
+  expected = jax.jit(reference.init)(key, inputs)
+  chex.assert_trees_all_close(params, expected, **exact)
   keys = jax.random.split(key, BATCH)
   start = cell.initial_state({}, keys)
   emission, state = cell.step(params, {}, start, keys, inputs)
@@ -316,13 +318,15 @@ def test_the_gradient_of_a_learned_start(core):
   """Truth: finite differences in float64; two windows equal one."""
   with jax.enable_x64(True):
     cell = haiku_cells.cell_from_core(core, lambda: hk.Linear(OUTPUTS))
-    params, _ = cell.init(jax.random.key(1), sequence()[0].astype(float))
+    params, _ = jax.jit(cell.init)(
+      jax.random.key(1), sequence()[0].astype(float)
+    )
     module = next(name for name in params if 'start' in params[name])
     loss = jax.jit(trial_losses(cell, (1, STEPS - 1)))
     np.testing.assert_allclose(
-      loss(params), trial_losses(cell)(params), rtol=1e-12
+      loss(params), jax.jit(trial_losses(cell))(params), rtol=1e-12
     )
-    gradient = jax.grad(loss)(params)[module]['start']
+    gradient = jax.jit(jax.grad(loss))(params)[module]['start']
     step = 1e-6
     for i in range(3):
 
@@ -344,7 +348,7 @@ def test_trials_begin_where_the_core_starts():
     haiku_cells.cell_from_core(LearnedStart, lambda: hk.Linear(OUTPUTS)),
     sequence(),
   )
-  params, _ = cell.init(jax.random.key(1), inputs[0])
+  params, _ = jax.jit(cell.init)(jax.random.key(1), inputs[0])
 
   def forward(inputs):
     core, readout = LearnedStart(), hk.Linear(OUTPUTS)
@@ -354,10 +358,8 @@ def test_trials_begin_where_the_core_starts():
   trials = interfaces.Trials(
     inputs=inputs, targets=None, mask=None, index=jnp.arange(BATCH)
   )
-  outputs = unroll.model_from_cell(cell).predict(
-    params, {}, jax.random.key(0), trials
-  )
-  expected = hk.transform(forward).apply(params, None, inputs)
+  outputs = predicted(cell, params, {}, trials)
+  expected = jax.jit(hk.transform(forward).apply)(params, None, inputs)
   np.testing.assert_allclose(outputs, expected, rtol=1e-5, atol=1e-6)
 
 
@@ -365,7 +367,7 @@ def test_a_core_draws_from_the_key_of_its_trial_and_step():
   """Truth: Haiku's apply of one trial with that key."""
   cell = haiku_cells.cell_from_core(Dropping, lambda: hk.Linear(OUTPUTS))
   inputs, keys = sequence()[0], jax.random.split(jax.random.key(2), BATCH)
-  params, _ = cell.init(jax.random.key(1), inputs)
+  params, _ = jax.jit(cell.init)(jax.random.key(1), inputs)
   start = cell.initial_state({}, keys)
   emission, _ = cell.step(params, {}, start, keys, inputs)
 
@@ -393,7 +395,7 @@ def test_start_and_step_draw_other_numbers():
 
   cell = haiku_cells.cell_from_core(Emitting, lambda: hk.Linear(OUTPUTS))
   inputs, keys = sequence()[0], jax.random.split(jax.random.key(2), BATCH)
-  params, _ = cell.init(jax.random.key(1), inputs)
+  params, _ = jax.jit(cell.init)(jax.random.key(1), inputs)
   start = cell.initial_state({}, keys)
   emission, _ = cell.step(params, {}, start, keys, inputs)
   first, second = np.split(np.asarray(emission), 2, axis=-1)

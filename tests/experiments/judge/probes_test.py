@@ -51,9 +51,9 @@ def prototypes():
 def _held_out(run):
   """All held-out trials, and the chosen ones by hand."""
   evaluation = run.first.task.evaluations['held_out']
-  index = jnp.arange(evaluation.num_trials)
-  trials = evaluation.sample(run.first.keys.held_out, index)
-  return trials, np.array(CHOSEN)
+  index = np.arange(evaluation.num_trials)
+  trials = jax.jit(evaluation.sample)(run.first.keys.held_out, index)
+  return jax.device_get(trials), np.array(CHOSEN)
 
 
 def _with_rule(run, rule):
@@ -70,8 +70,10 @@ def test_the_chosen_trials_are_those_of_the_evaluation(name, request):
     np.testing.assert_array_equal(
       recorded[field], getattr(trials, field)[:, chosen]
     )
-  outputs = run.first.learner.predict(
-    state, run.first.keys.held_out_noise, trials
+  outputs = np.asarray(
+    jax.jit(run.first.learner.predict)(
+      state, run.first.keys.held_out_noise, trials
+    )
   )
   np.testing.assert_allclose(
     recorded['outputs'], outputs[:, chosen], rtol=1e-5, atol=1e-6
@@ -89,14 +91,15 @@ def test_states_of_a_cell_are_those_of_a_loop(copying):
   cell, key = run.first.dynamics, run.first.keys.held_out_noise
   index = trials.index[chosen]
   now = unroll.initial_state(cell, state.constants, key, index)
+
+  @jax.jit
+  def step(now, t, inputs):
+    keys = unroll.step_keys(unroll.trial_keys(key, index), jnp.full(3, t))
+    emission, now = cell.step(state.params, state.constants, now, keys, inputs)
+    return cell.readout(state.params, state.constants, emission), now
+
   for t in range(8):
-    keys = unroll.step_keys(
-      unroll.trial_keys(key, index), jnp.full(3, t, jnp.int32)
-    )
-    emission, now = cell.step(
-      state.params, state.constants, now, keys, trials.inputs[t][chosen]
-    )
-    outputs = cell.readout(state.params, state.constants, emission)
+    outputs, now = step(now, t, trials.inputs[t][chosen])
     np.testing.assert_allclose(
       inside['inside/state'][t], now, rtol=1e-5, atol=1e-6
     )
@@ -117,12 +120,13 @@ def test_rows_of_a_network_are_those_of_its_sweeps(prototypes):
   ]
   trials, chosen = _held_out(run)
   network = run.first.dynamics
-  start = network.initial_state(
+  start = jax.jit(network.initial_state)(
     state.params, state.constants, trials.inputs[0][chosen], None
   )
+  settle = jax.jit(network.settle, static_argnames=('messages', 'sweeps'))
   keys = unroll.trial_keys(run.first.keys.held_out_noise, trials.index[chosen])
   for sweeps in (1, 2, 20):
-    settled, changed = network.settle(
+    settled, changed = settle(
       state.params,
       state.constants,
       start,

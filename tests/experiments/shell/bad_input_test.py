@@ -117,9 +117,10 @@ def test_one_line_says_what_is_wrong(name, start, folder):
       [bad_inputs.COPYING, '--config.batch_sizes=3'],
       "Did you mean 'batch_size'",
     ),
-    (
+    pytest.param(
       [bad_inputs.PROTOTYPES, '--config.task.p_noise=.6'],
       'task.p_noise=0.6: must be',
+      marks=pytest.mark.slow,
     ),
   ],
 )

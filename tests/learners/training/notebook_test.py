@@ -103,10 +103,11 @@ def test_training_learns_to_copy_and_is_the_loop_written_out(capsys):
 
   learner, keys = make_learner(), notebook.run_keys(0)
   update = jax.jit(learner.update)
-  looped = learner.init(keys.init, sample(keys.data, jnp.arange(4)))
+  draw = jax.jit(sample)
+  looped = jax.jit(learner.init)(keys.init, draw(keys.data, np.arange(4)))
   losses = []
   for number in range(40):
-    batch = sample(keys.data, number * 4 + jnp.arange(4))
+    batch = draw(keys.data, number * 4 + np.arange(4))
     looped, found = update(looped, keys.noise, batch)
     losses.append(float(found['loss']))
   means = np.mean(np.reshape(losses, (20, 2)), axis=1)
@@ -117,11 +118,11 @@ def test_training_learns_to_copy_and_is_the_loop_written_out(capsys):
     jax.tree.leaves(state.params), jax.tree.leaves(looped.params), strict=True
   ):
     np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-4)
-  trials = sample(keys.held_out, jnp.arange(40))
+  trials = draw(keys.held_out, np.arange(40))
   assert 0.3 < np.mean(trials.targets[-1]) < 0.7
-  outputs = learner.predict(looped, keys.held_out_noise, trials)
+  outputs = jax.jit(learner.predict)(looped, keys.held_out_noise, trials)
   np.testing.assert_allclose(
-    rows[-1]['loss'], metrics(outputs, trials)['loss'], rtol=1e-2
+    rows[-1]['loss'], jax.jit(metrics)(outputs, trials)['loss'], rtol=1e-2
   )
 
 

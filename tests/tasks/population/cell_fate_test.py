@@ -20,9 +20,15 @@ from bionet_tasks.population import cell_fate
 KEY = jax.random.key(0)
 SHORT = {'duration': 0.04, 'held_out_duration': 0.04}
 UTILITIES = {
-  'hard': information.hard_utility,
-  'soft': information.soft_utility,
-  'exact': information.exact_soft_utility,
+  'hard': jax.jit(information.hard_utility),
+  'soft': jax.jit(
+    information.soft_utility,
+    static_argnames=('temperature', 'bandwidth', 'straight_through'),
+  ),
+  'exact': jax.jit(
+    information.exact_soft_utility,
+    static_argnames=('temperature', 'straight_through'),
+  ),
 }
 
 
@@ -32,14 +38,16 @@ def make(**settings):
 
 def population(num_replicates=12, num_cells=4, seed=0):
   rng = np.random.default_rng(seed)
-  return jnp.asarray(rng.uniform(size=(num_replicates, num_cells)), jnp.float32)
+  return rng.uniform(size=(num_replicates, num_cells)).astype(np.float32)
 
 
 def judged(task, states, temperature=0.1, mask=1.0):
   """The loss of the task, at a step with this temperature and mask."""
   size = states.shape[0]
-  return task.loss(
-    states, jnp.full((size, 1), temperature), jnp.full(size, mask)
+  return jax.jit(task.loss)(
+    states,
+    np.full((size, 1), temperature, np.float32),
+    np.full(size, mask, np.float32),
   )
 
 
@@ -74,8 +82,8 @@ def test_random_fates_read_chance():
   task = make()
   states = population(3000, 7)
   trials = task.evaluations['held_out'].sample(KEY, jnp.arange(3000))
-  outputs = jnp.broadcast_to(states, (4, 3000, 7))
-  read = task.metrics(outputs, trials)['utility']
+  outputs = np.broadcast_to(states, (4, 3000, 7))
+  read = jax.jit(task.metrics)(outputs, trials)['utility']
   assert abs(read - task.spec.chance['utility']) < 3e-3
   assert abs(read) > 1e-3, 'chance would not be told from 0'
 
@@ -100,15 +108,16 @@ def test_evaluations_have_their_own_time_step_and_the_first_noise():
   for name, steps in (('held_out', 5), ('half_dt', 10), ('quarter_dt', 20)):
     evaluation = task.evaluations[name]
     assert evaluation.num_trials == 40
-    trials = evaluation.sample(KEY, jnp.arange(30, 40))
+    trials = jax.jit(evaluation.sample)(KEY, np.arange(30, 40))
     assert trials.inputs.shape == (steps, 10, 2)
+    trials = jax.device_get(trials)
     np.testing.assert_allclose(trials.inputs[..., 0], 0.05 / steps, rtol=1e-6)
     np.testing.assert_allclose(trials.inputs[..., 1], 0.3, rtol=1e-6)
     np.testing.assert_allclose(trials.targets, 0.2, rtol=1e-6)
     np.testing.assert_array_equal(trials.mask[:-1], 0)
     np.testing.assert_array_equal(trials.mask[-1], 1)
   default = cell_fate.cell_fate()
-  trials = default.evaluations['quarter_dt'].sample(KEY, jnp.arange(2))
+  trials = jax.jit(default.evaluations['quarter_dt'].sample)(KEY, np.arange(2))
   assert trials.inputs.shape == (4000, 2, 2)
   np.testing.assert_allclose(trials.inputs[..., 0], 0.0025, rtol=1e-6)
 
@@ -117,7 +126,7 @@ def test_evaluations_have_their_own_time_step_and_the_first_noise():
 def test_training_trials_last_as_long_as_asked(dt, duration):
   """Truth: duration / dt steps, asked at the last."""
   task = make(dt=dt, duration=duration, sigma=0.25)
-  trials = task.sample(KEY, jnp.arange(6))
+  trials = jax.device_get(jax.jit(task.sample)(KEY, np.arange(6)))
   steps = round(duration / dt)
   assert task.spec.num_steps == steps
   assert trials.inputs.shape == (steps, 6, 2)
@@ -134,12 +143,13 @@ def test_training_trials_last_as_long_as_asked(dt, duration):
 
 def ranged(task, first, num_updates, batch_size):
   """Sampled at once, with leaves `[updates, B, ...]`."""
-  index = first * batch_size + jnp.arange(num_updates * batch_size)
+  index = first * batch_size + np.arange(num_updates * batch_size)
   trials = jax.jit(task.sample, static_argnums=2)(KEY, index, batch_size)
 
   def cut(x):
     return np.asarray(x).swapaxes(0, 1).reshape(num_updates, batch_size, -1)
 
+  trials = jax.device_get(trials)
   dts, sigmas = cut(trials.inputs[..., 0]), cut(trials.inputs[..., 1])
   return dts, sigmas, cut(trials.targets[..., 0]), trials
 
@@ -166,21 +176,22 @@ def test_noise_and_temperature_go_geometrically(final_sigma, final_temperature):
   )
   batch_size, first, num_updates = 5, 2, 6
   _, sigmas, temperatures, whole = ranged(task, first, num_updates, batch_size)
+  sample = jax.jit(task.sample, static_argnums=2)
   for u in range(num_updates):
     sigma = by_hand(0.2, final_sigma, first + u, 4)
     temperature = by_hand(0.1, final_temperature, first + u, 4)
     np.testing.assert_allclose(sigmas[u], sigma, rtol=1e-5)
     np.testing.assert_allclose(temperatures[u], temperature, rtol=1e-5)
-    rows = u * batch_size + jnp.arange(batch_size)
+    rows = u * batch_size + np.arange(batch_size)
     for alone in (
-      task.sample(KEY, whole.index[rows]),
-      task.sample(KEY, whole.index[rows], batch_size),
+      sample(KEY, whole.index[rows]),
+      sample(KEY, whole.index[rows], batch_size),
     ):
       np.testing.assert_allclose(alone.inputs, whole.inputs[:, rows], rtol=1e-6)
       np.testing.assert_allclose(
         alone.targets, whole.targets[:, rows], rtol=1e-6
       )
-  mutant = task.sample(KEY, whole.index)
+  mutant = sample(KEY, whole.index)
   assert not (
     np.allclose(mutant.inputs, whole.inputs, rtol=1e-2)
     and np.allclose(mutant.targets, whole.targets, rtol=1e-2)
@@ -249,7 +260,7 @@ def test_the_loss_is_minus_the_utility_weighted_by_the_mask(name):
 def test_better_patterns_have_less_loss(name):
   """Truth: one balanced pattern reaches the ceiling; random ones chance."""
   task = make(num_cells=4, loss=name)
-  one = jnp.tile(jnp.array([0.0, 1.0, 1.0, 0.0]), (12, 1))
+  one = np.tile(np.float32([0, 1, 1, 0]), (12, 1))
   best, _ = judged(task, one, temperature=0.01)
   np.testing.assert_allclose(best, -task.spec.ceiling['utility'], atol=1e-5)
   assert best < judged(task, population(), temperature=0.01)[0] - 0.1
@@ -276,12 +287,12 @@ def test_the_worst_refinement_is_the_loss():
   task = make(num_cells=4, num_groups=2, refinements=2)
   states = population(16)
   descend = jax.jit(jax.value_and_grad(lambda x: judged(task, x), has_aux=True))
-  settled = jnp.tile(states[:1], (8, 1))
+  settled = np.tile(states[:1], (8, 1))
   for shares, worst in (
     ((settled, states[8:]), slice(8, 16)),
     ((states[:8], settled), slice(0, 8)),
   ):
-    outputs = jnp.concatenate(shares)
+    outputs = np.concatenate(shares)
     chosen = outputs[worst]
     found = [utility('exact', chosen[:4]), utility('exact', chosen[4:])]
     (loss, metrics), slope = descend(outputs)
@@ -345,10 +356,12 @@ KEYS = {
 def test_metrics_are_those_of_the_last_step(num_cells, soft):
   """Truth: `information` and NumPy; no output before the last is read."""
   task = make(num_cells=num_cells, loss='soft', temperature=0.3)
-  states = population(9, num_cells).at[1].set(population(9, num_cells)[0])
+  states = population(9, num_cells)
+  states[1] = states[0]
   trials = task.evaluations['held_out'].sample(KEY, jnp.arange(9))
-  outputs = jnp.full((4, 9, num_cells), jnp.nan).at[-1].set(states)
-  found = task.metrics(outputs, trials)
+  outputs = np.full((4, 9, num_cells), np.nan, np.float32)
+  outputs[-1] = states
+  found = jax.jit(task.metrics)(outputs, trials)
   assert set(found) == KEYS
   fates = np.asarray(states) >= 0.5
   wanted = {
@@ -425,7 +438,7 @@ def test_long_rows_and_no_noise_are_tasks():
     task = make(num_cells=num_cells, loss='hard')
     loss, _ = judged(task, population(5, num_cells))
     assert np.isfinite(loss)
-  quiet = make(sigma=0.0).sample(KEY, jnp.arange(3))
+  quiet = jax.jit(make(sigma=0.0).sample)(KEY, np.arange(3))
   np.testing.assert_array_equal(quiet.inputs[..., 1], 0)
 
 
@@ -454,9 +467,10 @@ def test_a_replicate_of_mask_0_does_not_count(name):
   The masks of those that are left keep their mean, and so does the loss.
   """
   task, states = make(num_cells=4, num_groups=2, loss=name), population()
-  mask = jnp.ones(12).at[7].set(0) * 12 / 11
-  loss, _ = task.loss(states, jnp.full((12, 1), 0.1), mask)
+  mask = np.where(np.arange(12) == 7, 0, 12 / 11).astype(np.float32)
+  temperatures = np.full((12, 1), 0.1, np.float32)
+  loss, _ = jax.jit(task.loss)(states, temperatures, mask)
   alone = make(num_cells=4, loss=name)
-  parts = [states[:6], jnp.delete(states[6:], 1, axis=0)]
+  parts = [states[:6], np.delete(states[6:], 1, axis=0)]
   wanted = np.mean([judged(alone, part)[0] for part in parts])
   np.testing.assert_allclose(loss, wanted, rtol=1e-5)
