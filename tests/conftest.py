@@ -13,8 +13,8 @@ For the same reason programs are hardly optimized, by these processes and those
 that tests start: compiling takes a third of the time then. To test them as
 users run them, set the environment's JAX_DISABLE_MOST_OPTIMIZATIONS to 0.
 
-A program takes a megabyte even if its arrays take a few bytes. After the tests
-of a file that compiled many, all are forgotten, so that a worker stays small.
+A program takes a megabyte even if its arrays take a few bytes. After a test, if
+those before it and it compiled many, all are forgotten: a worker stays small.
 """
 
 import contextlib
@@ -97,9 +97,9 @@ def programs():
   return count
 
 
-@pytest.fixture(scope='module', autouse=True)
+@pytest.fixture(autouse=True)
 def forgotten(programs):
-  """No more than some hundred programs from before the file's tests."""
+  """No more than some hundred programs from before the test."""
   yield
   if programs[0] > _MAX_PROGRAMS:
     programs[0] = 0

@@ -75,7 +75,9 @@ def test_checkpoints_stand_where_they_are_asked_for(
   assert smoke.saved_steps(tmp_path) == kept
 
 
-@pytest.mark.parametrize('name', ['copying', 'prototypes'])
+@pytest.mark.parametrize(
+  'name', ['copying', pytest.param('prototypes', marks=pytest.mark.slow)]
+)
 def test_a_run_starts_from_what_another_one_learned(
   name, finished, tmp_path, capsys
 ):

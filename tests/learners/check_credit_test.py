@@ -30,7 +30,13 @@ RULES = {
 }
 
 
-@pytest.mark.parametrize('name', RULES)
+@pytest.mark.parametrize(
+  'name',
+  [
+    pytest.param(name, marks=[pytest.mark.slow] if name == 'rtrl' else [])
+    for name in RULES
+  ],
+)
 def test_rules_keep_their_claims(name):
   """Truth: the laws that each of them claims, in the answer."""
   make, laws = RULES[name]

@@ -139,15 +139,23 @@ def test_accumulating_is_a_larger_batch():
         warmup=warmup,
         accumulate=accumulate,
       )
-    states.append(updates.trained(build.build(config)))
+    run = build.build(config)
+    states.append(updates.trained(run))
   parts, whole = (state.params for state in states)
   chex.assert_trees_all_close(parts, whole, rtol=1e-5, atol=1e-6)
-  start = updates.init(build.build(config)).params
+  start = updates.init(run).params
   far = jax.tree.map(lambda a, b: jnp.max(jnp.abs(a - b)), whole, start)
   assert min(jax.tree.leaves(far)) > 1e-3
 
 
-@pytest.mark.parametrize('schedule', ['constant', 'cosine', 'linear'])
+@pytest.mark.parametrize(
+  'schedule',
+  [
+    pytest.param('constant', marks=pytest.mark.slow),
+    'cosine',
+    pytest.param('linear', marks=pytest.mark.slow),
+  ],
+)
 def test_the_rate_that_is_reported_is_the_one_applied(schedule):
   """Truth: of plain SGD, the step's norm over the gradient's."""
   config = configs_copying.get_config('smoke')

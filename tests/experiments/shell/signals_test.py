@@ -68,7 +68,11 @@ RUN = (
 )
 
 
-@pytest.mark.parametrize('number', NOTED[:2], ids=lambda n: n.name)
+@pytest.mark.parametrize(
+  'number',
+  [NOTED[0], pytest.param(NOTED[1], marks=pytest.mark.slow)],
+  ids=lambda n: n.name,
+)
 def test_a_run_saves_itself_and_asks_to_go_on(number, tmp_path, server):
   """Truth: status 75, one line, and the last border that was reported.
 

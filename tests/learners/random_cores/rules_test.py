@@ -17,9 +17,8 @@ QUICK = {
   12: ('pp_prop',),
   14: ('rtrl',),
   16: ('d_rtrl reverse',),
-  23: ('d_rtrl 1',),
 }
-"""What runs by default: five cores, each under what it shows most of."""
+"""What runs by default: four cores, each under what it shows most of."""
 
 REFUSALS: dict[tuple[int, str], str] = {
   **{(27, rule): 'leaf' for rule in CUT},
