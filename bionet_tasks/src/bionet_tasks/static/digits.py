@@ -3,7 +3,6 @@
 
 import jax.numpy as jnp
 import numpy as np
-from sklearn import datasets
 
 from bionet_tasks import base
 
@@ -27,6 +26,8 @@ def digits(*, split: int = 0) -> base.Task:
   Args:
     split: seed of the split.
   """
+  from sklearn import datasets  # a second to import, and only digits need it
+
   pixels, classes = datasets.load_digits(return_X_y=True)
   order = np.random.default_rng(split).permutation(len(classes))
   centred = pixels - pixels.mean(axis=1, keepdims=True)
