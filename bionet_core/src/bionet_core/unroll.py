@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from bionet_core import interfaces, noise
+from bionet_core import interfaces, noise, platforms
 
 # The initial state draws as if from a step that no trial reaches.
 _INITIAL_STEP = np.uint32(2**32 - 1)
@@ -177,24 +177,20 @@ def score_step(
 
   def scored(emission, targets, mask, state):
     outputs = cell.readout(params, constants, where_asked(mask, emission))
+    weights = mask
+    if platforms.accelerated():
+      # What nobody asks for is computed and left out: a loss that divides by
+      # the sum of the mask would leave NaN in the gradient.
+      weights = jnp.where(jnp.any(mask != 0), mask, jnp.ones_like(mask))
     total, metrics = loss(
-      where_asked(mask, outputs), where_asked(mask, targets), mask
+      where_asked(mask, outputs), where_asked(mask, targets), weights
     )
     if cell.penalty is not None:
       cost = where_asked(mask, cell.penalty(constants, state))
       total += jnp.mean(mask * cost)
     return total, metrics
 
-  shapes = jax.eval_shape(scored, emission, targets, mask, state)
-  return jax.lax.cond(
-    jnp.any(mask != 0),
-    scored,
-    lambda *_: jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes),
-    emission,
-    targets,
-    mask,
-    state,
-  )
+  return platforms.if_asked(mask, scored, emission, targets, mask, state)
 
 
 def where_asked(
@@ -254,7 +250,7 @@ def unroll(
     )
 
   num_steps = trials.mask.shape[0]
-  state, scores = jax.lax.scan(
+  state, scores = platforms.scan(
     jax.checkpoint(advance) if remat else advance,
     state,
     (
@@ -291,7 +287,7 @@ def model_from_cell(cell: interfaces.Cell) -> interfaces.Model:
       jnp.arange(num_steps)[:, None], (num_steps, *trials.index.shape)
     )
     state = initial_state(cell, constants, key, trials.index)
-    return jax.lax.scan(advance, state, (steps, trials.inputs))[1]
+    return platforms.scan(advance, state, (steps, trials.inputs))[1]
 
   return interfaces.Model(init, predict)
 

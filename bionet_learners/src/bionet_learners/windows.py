@@ -8,7 +8,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from bionet_core import interfaces, unroll
+from bionet_core import interfaces, platforms, unroll
 
 
 def scan_windows(
@@ -38,10 +38,11 @@ def scan_windows(
     stacked = jax.tree.map(
       lambda x: x[: whole * size].reshape(whole, size, *x.shape[1:]), timed
     )
-    carry, outs = jax.lax.scan(
+    carry, outs = platforms.scan(
       lambda carry, steps: body(carry, dataclasses.replace(trials, **steps)),
       carry,
       stacked,
+      steps=size,
     )
   if num_steps % size:
     carry, last = body(carry, _steps(trials, whole * size, num_steps))

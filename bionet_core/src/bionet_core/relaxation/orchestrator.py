@@ -9,7 +9,7 @@ import chex
 import jax
 import jax.numpy as jnp
 
-from bionet_core import interfaces, unroll
+from bionet_core import interfaces, platforms, unroll
 from bionet_core.relaxation import layer_map as layer_maps
 from bionet_core.relaxation import layers, rules
 from bionet_core.relaxation import state as states
@@ -159,8 +159,10 @@ class SequentialOrchestrator:
     num_units = sum(state[row].size for row in hidden)
     if not hidden or sweeps == 0:
       return state, jnp.zeros(sweeps)
-    if not self.stop_at_fixed_point:
-      return jax.lax.scan(lambda s, _: sweep(s), state, None, sweeps)
+    # At a fixed point further sweeps change nothing: an accelerator makes them,
+    # which takes less time than to ask after each.
+    if not self.stop_at_fixed_point or platforms.accelerated():
+      return platforms.scan(lambda s, _: sweep(s), state, None, length=sweeps)
 
     def restless(loop):
       done, _, changed = loop

@@ -4,7 +4,7 @@
 import jax
 from jax import flatten_util
 
-from bionet_core import interfaces, unroll
+from bionet_core import interfaces, platforms, unroll
 from bionet_learners import base, over_time
 from bionet_learners.influence import sparse, steps
 
@@ -86,7 +86,7 @@ def snap(
 
       after = plan.of_states(influence, memory.traces)
       memory = over_time.Memory(state, memory.steps + 1, after)
-      return memory, steps.if_asked(mask, credit)
+      return memory, platforms.if_asked(mask, credit)
 
     ((total, metrics), gradient), memory = steps.sum_over_steps(
       advance, memory, trials

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 from jax import flatten_util
 
-from bionet_core import interfaces, unroll
+from bionet_core import interfaces, platforms, unroll
 from bionet_learners import base, over_time
 
 # Floats of a state as rows ----------------------------------------------------
@@ -128,7 +128,7 @@ class Step:
       )
       return score, direct + of_past(past).astype(direct.dtype)
 
-    return if_asked(self.mask, pulled)
+    return platforms.if_asked(self.mask, pulled)
 
   def _per_trial(self, function, *more):
     """Maps a function of one trial's `(row, state, keys, inputs, *more)`."""
@@ -226,18 +226,6 @@ def step_by_step(
   )
 
 
-def if_asked(
-  mask: jax.Array, credit: Callable[[], interfaces.ArrayTree]
-) -> interfaces.ArrayTree:
-  """`credit()` where a trial is asked, `mask` `[B]`; else zeros, at no cost."""
-  shapes = jax.eval_shape(credit)
-  return jax.lax.cond(
-    jnp.any(mask != 0),
-    credit,
-    lambda: jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes),
-  )
-
-
 def sum_over_steps(
   advance: Callable[..., tuple[Any, Any]],
   carried: interfaces.ArrayTree,
@@ -264,5 +252,5 @@ def sum_over_steps(
     carried, result = advance(carried, data)
     return (carried, jax.tree.map(jnp.add, total, result)), None
 
-  (carried, total), _ = jax.lax.scan(body, (carried, total), steps)
+  (carried, total), _ = platforms.scan(body, (carried, total), steps)
   return total, carried

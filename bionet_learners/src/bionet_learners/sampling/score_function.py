@@ -4,7 +4,7 @@
 import jax
 import jax.numpy as jnp
 
-from bionet_core import interfaces, unroll
+from bionet_core import interfaces, platforms, unroll
 from bionet_learners import base, over_time
 
 
@@ -106,13 +106,12 @@ def score_function(
         others = jnp.where(jnp.arange(size) == b, 0.0, size / (size - 1))
         return score(params, emission, targets, mask * others)[0]
 
-      return jax.lax.cond(
-        jnp.any(mask != 0),
-        lambda: jnp.where(
+      def of_all():
+        return jnp.where(
           mask != 0, value - jax.vmap(without)(jnp.arange(size)), 0
-        ),
-        lambda: jnp.zeros(size, value.dtype),
-      )
+        )
+
+      return platforms.if_asked(mask, of_all)
 
     def advance(state, steps, inputs):
       noise = unroll.step_keys(keys, steps)
@@ -162,7 +161,7 @@ def score_function(
       score, params, emission, trials.targets[0], trials.mask[0]
     )
     nothing = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes)
-    (_, _, total, (value, metrics)), _ = jax.lax.scan(
+    (_, _, total, (value, metrics)), _ = platforms.scan(
       judge,
       (start.state, start.steps, jnp.zeros(size, nothing[0].dtype), nothing),
       timed,
@@ -175,7 +174,7 @@ def score_function(
         ),
         start.traces,
       )
-    (state, steps, _, gradient, memory), _ = jax.lax.scan(
+    (state, steps, _, gradient, memory), _ = platforms.scan(
       gather, (start.state, start.steps, total, gradient, start.traces), timed
     )
     after = over_time.Memory(state, steps, memory)

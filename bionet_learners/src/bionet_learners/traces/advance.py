@@ -11,7 +11,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from bionet_core import interfaces
+from bionet_core import interfaces, platforms
 from bionet_learners.synapses import slopes
 from bionet_learners.traces import placement, unit_matrix
 
@@ -146,7 +146,7 @@ def add_past(
   sites: list[placement.Site],
   traces: list[unit_matrix.Vector],
   signal: interfaces.ArrayTree,
-  any_asked: jax.Array,
+  mask: jax.Array,
   sums: list[jax.Array],
 ) -> tuple[list[unit_matrix.Vector], list[jax.Array]]:
   """Adds what a signal credits to the past: `sum_b signal[b] e[b]`.
@@ -155,7 +155,7 @@ def add_past(
     sites: where traces are kept.
     traces: before the window.
     signal: dL/d state before the window.
-    any_asked: `[]`, whether the signal is not zero.
+    mask: of the window, `[K, B]`; where it is zero, the signal is.
     sums: as `sites.no_sums`.
 
   Returns:
@@ -179,11 +179,17 @@ def add_past(
           total += jnp.sum(credit, axis=1)
         return traces, total
 
-      # A loop without steps where nothing is asked: traces are large, and
-      # a conditional would copy them.
-      traces_here, total = jax.lax.fori_loop(
-        0, jnp.where(any_asked, batch, 0), of_trial, (traces_here, total)
-      )
+      if platforms.accelerated():
+        for e, x in zip(traces_here, along, strict=True):
+          e, x = (v.reshape(batch, blocks, -1, *v.shape[2:]) for v in (e, x))
+          total += jnp.einsum('bpqmn,bpqn->pmn', e, x.astype(total.dtype))
+      else:
+        # A loop without steps where nothing is asked: traces are large, and
+        # a conditional would copy them.
+        num_trials = jnp.where(jnp.any(mask != 0), batch, 0)
+        traces_here, total = jax.lax.fori_loop(
+          0, num_trials, of_trial, (traces_here, total)
+        )
     unchanged.append(traces_here)
     after.append(total)
   return unchanged, after

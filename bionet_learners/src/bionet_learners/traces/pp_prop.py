@@ -4,7 +4,7 @@
 import jax
 import jax.numpy as jnp
 
-from bionet_core import interfaces, unroll
+from bionet_core import interfaces, platforms, unroll
 from bionet_learners import base, over_time, windows
 from bionet_learners.traces import filters, placement, rule, windowed
 
@@ -78,7 +78,9 @@ def pp_prop(
         cell, loss, params, constants, emission, step.targets[0], step.mask[0]
       )
 
-    def learn(before, after, moved, noise, step):
+    def learn(before, after, noise, step):
+      # Once more: of the steps that nobody asks for it is not kept for this.
+      _, moved = opened.move(before.state, noise, step.inputs[0])
       # At the new state credit of the old one ends, so that each of the two
       # signals meets the filters of its own step.
       probes = [jnp.zeros_like(x) for x in jax.tree.leaves(before.state)]
@@ -102,18 +104,26 @@ def pp_prop(
       state, moved = opened.move(before.state, noise, step.inputs[0])
       after = filters.advanced(decay, opened.sites, before.traces, moved)
       memory = over_time.Memory(state, before.steps + 1, after)
-      return before, memory, moved, noise, step
+      return before, memory, noise, step
 
-    def of_step(before, step):
+    def of_step(carry, step):
+      before, total = carry
       args = move(before, step)
-      any_asked = jnp.any(step.mask != 0)
-      return args[1], jax.lax.cond(any_asked, learn, lambda *_: zero, *args)
+      # Adding inside: a step is short, and what it adds to is large.
+      total = platforms.if_asked(
+        step.mask,
+        lambda total, *args: jax.tree.map(jnp.add, total, learn(*args)),
+        total,
+        *args,
+        otherwise=lambda total, *_: total,
+      )
+      return (args[1], total), None
 
     zero = windows.zeros_of(
       lambda step: learn(*move(memory, step)), windows.first_window(trials, 1)
     )
-    memory, (by_params, by_learned, sums, total, metrics) = (
-      windows.sum_over_windows(of_step, memory, trials, 1, zero)
+    (memory, (by_params, by_learned, sums, total, metrics)), _ = (
+      windows.scan_windows(of_step, (memory, zero), trials, 1)
     )
     gradient = opened.gradient(params, constants, by_params, by_learned, sums)
     return base.Estimate(gradient, total, metrics), shared, memory

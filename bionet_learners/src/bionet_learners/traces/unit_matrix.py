@@ -12,6 +12,8 @@ from typing import NamedTuple, overload
 import jax
 import jax.numpy as jnp
 
+from bionet_core import platforms
+
 Vector = tuple[jax.Array, ...]
 """An array per state variable."""
 
@@ -85,4 +87,4 @@ def suffix_products(decay: UnitMatrix) -> tuple[UnitMatrix, UnitMatrix]:
 
   # Backward in time, so that each step finds the product of those after it.
   start = decay.map(lambda x: x[0]).identity()
-  return jax.lax.scan(back, start, decay, reverse=True)
+  return platforms.scan(back, start, decay, reverse=True)

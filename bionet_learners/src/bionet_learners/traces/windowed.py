@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from bionet_core import interfaces, unroll
+from bionet_core import interfaces, platforms, unroll
 from bionet_learners import base, over_time, windows
 from bionet_learners.synapses import cut_step, slopes
 from bionet_learners.traces import advance, placement
@@ -218,23 +218,31 @@ def forward(
     )
     return total, metrics
 
-  def learn(state, steps, window):
+  def learn(result, state, steps, window):
     (total, metrics), (by_params, by_learned, signal) = jax.value_and_grad(
       objective, argnums=(0, 1, 2), has_aux=True, allow_int=True
     )(params, learned, state, steps, window)
-    return (by_params, by_learned, total, metrics), without_float0(
-      signal, state
-    )
+    more = by_params, by_learned, total, metrics
+    result = jax.tree.map(jnp.add, result, more)
+    return result, without_float0(signal, state)
 
   def of_window(carry, window):
-    memory, sums = carry
-    any_asked = jnp.any(window.mask != 0)
-    result, signal = jax.lax.cond(
-      any_asked, learn, lambda *_: nothing, memory.state, memory.steps, window
+    memory, sums, result = carry
+    result, signal = platforms.if_asked(
+      window.mask,
+      learn,
+      result,
+      memory.state,
+      memory.steps,
+      window,
+      otherwise=lambda result, state, *_: (
+        result,
+        jax.tree.map(jnp.zeros_like, state),
+      ),
     )
     # The signal is of the state before the window, and so are these traces.
     traces, sums = advance.add_past(
-      sites, memory.traces, signal, any_asked, sums
+      sites, memory.traces, signal, window.mask, sums
     )
 
     def move(state, data):
@@ -245,10 +253,10 @@ def forward(
     num_steps = window.mask.shape[0]
     # Noise is numbered from the first step of the trial, not of the window.
     steps = memory.steps[None] + jnp.arange(num_steps)[:, None]
-    state, moved = jax.lax.scan(move, memory.state, (steps, window.inputs))
+    state, moved = platforms.scan(move, memory.state, (steps, window.inputs))
     traces = advance.advance_all(sites, traces, moved)
     after = over_time.Memory(state, memory.steps + num_steps, traces)
-    return (after, sums), result
+    return (after, sums, result), None
 
   # Of the gradient the shapes are known: tracing it for them would take half of
   # the time that tracing the rule takes.
@@ -257,15 +265,14 @@ def forward(
     objective, params, learned, memory.state, memory.steps, first
   )
   gradients = jax.tree.map(jnp.zeros_like, (params, learned))
-  nothing = (*gradients, *scores), jax.tree.map(jnp.zeros_like, memory.state)
   batch = trials.index.shape[0]
   dtype = jnp.result_type(float_type(memory.state), settings.trace_dtype)
-  (memory, sums), result = windows.sum_over_windows(
+  sums = placement.no_sums(sites, batch, dtype)
+  (memory, sums, result), _ = windows.scan_windows(
     of_window,
-    (memory, placement.no_sums(sites, batch, dtype)),
+    (memory, sums, (*gradients, *scores)),
     trials,
     settings.window,
-    nothing[0],
   )
   by_params, by_learned, total, metrics = result
   # Once per estimate: what is linear in the sums is not done per window.
