@@ -20,12 +20,16 @@ def init(run: records.Run) -> learners.LearnerState:
 
 def init_stage(stage: records.Stage) -> learners.LearnerState:
   """The state that a stage would begin with if it were the first."""
-  return jax.jit(stage.learner.init)(stage.keys.init, _first_trials(stage))
+  return jax.jit(lambda key, data_key: _begun(stage, key, data_key))(
+    stage.keys.init, stage.keys.data
+  )
 
 
-def _first_trials(stage: records.Stage) -> interfaces.Trials:
+def _begun(stage: records.Stage, key, data_key) -> learners.LearnerState:
+  """To be compiled: of the first trials only the shapes count."""
   index = jnp.arange(stage.batch_size)
-  return stage.task.sample(stage.keys.data, index, stage.batch_size)
+  trials = stage.task.sample(data_key, index, stage.batch_size)
+  return stage.learner.init(key, trials)
 
 
 def place(
@@ -120,10 +124,10 @@ def _fresh_per_trial(stage: records.Stage) -> interfaces.ArrayTree:
   """What the rule of a stage keeps per trial before its first update."""
 
   @jax.jit  # which drops, and does not compile, the rest of the state
-  def per_trial(key):
-    return stage.learner.init(key, _first_trials(stage)).rule_state.per_trial
+  def per_trial(key, data_key):
+    return _begun(stage, key, data_key).rule_state.per_trial
 
-  return per_trial(stage.keys.init)
+  return per_trial(stage.keys.init, stage.keys.data)
 
 
 def trained(run: records.Run) -> learners.LearnerState:

@@ -10,7 +10,7 @@ from typing import NoReturn
 from absl import app, flags, logging
 
 from bionet_learners.training import checkpoints
-from experiments.shell import config_flag, messages
+from experiments.shell import compiled, config_flag, messages
 
 BAD_INPUT = 2
 """Exit status where the user asked for something impossible."""
@@ -32,6 +32,12 @@ _WRONG = (
 _DEBUG = flags.DEFINE_bool(
   'debug', False, 'Show the whole traceback of an error, not its one line.'
 )
+_COMPILED = flags.DEFINE_string(
+  'compilation_cache',
+  None,
+  'Folder that keeps compiled programs for the next start; "none" keeps none. '
+  "By default one in the user's cache.",
+)
 
 
 def run(
@@ -47,7 +53,12 @@ def run(
   """
   # Below warnings, the libraries' logs would bury what a run says of itself.
   logging.set_verbosity(logging.WARNING)
-  app.run(main, flags_parser=functools.partial(_parse, prepare))
+
+  def with_programs(argv: list[str]) -> None:
+    compiled.keep(_COMPILED.value)
+    main(argv)
+
+  app.run(with_programs, flags_parser=functools.partial(_parse, prepare))
 
 
 @contextlib.contextmanager
@@ -77,6 +88,7 @@ def _parse(prepare: config_flag.PrepareFn | None, argv: list[str]) -> list[str]:
       argv = config_flag.define(argv, prepare)
       _show('config')
     _show('debug')
+    _show('compilation_cache')
     rest = flags.FLAGS(argv)
   except (flags.Error, *_WRONG) as error:
     if '--debug' in argv:

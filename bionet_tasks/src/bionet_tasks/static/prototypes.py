@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Binary prototypes: noisy copies of random patterns, to be told apart."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 
@@ -56,6 +58,7 @@ def prototypes(
   keys = jax.random.split(base.instance_key(seed), 4)
   patterns = jax.random.rademacher(keys[0], (num_prototypes, dim), float)
 
+  @functools.partial(jax.jit, static_argnums=1)
   def draw(key, count):
     classes = jnp.arange(count) % num_prototypes
     flipped = jax.random.bernoulli(key, p_noise, (count, dim))
