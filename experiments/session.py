@@ -21,7 +21,15 @@ from bionet_learners import base as learners
 from bionet_learners.training import checkpoints, ranges, writers
 from experiments import figures
 from experiments.judge import measures, probes, profiling, scoring, table
-from experiments.runs import build, checks, factories, records, saved, updates
+from experiments.runs import (
+  build,
+  checks,
+  factories,
+  numerics,
+  records,
+  saved,
+  updates,
+)
 from experiments.shell import (
   commandline,
   messages,
@@ -59,6 +67,7 @@ def train(
   with contextlib.ExitStack() as stack:
     with commandline.bad_input():
       workdir = paths.local('--workdir', path)
+      numerics.tell(config)
       run = build.build(config)
       probed = probes.parse(probe, run)
       interrupted = stack.enter_context(signals.noted())
@@ -70,6 +79,8 @@ def train(
       if status == 'finished' and inspects:
         _, state, _ = saved.restore(workdir, report=_say)
       elif status != 'finished':
+        if status == 'unfinished':
+          notes += numerics.notes(config)
         for note in notes:
           print(f'it may not go on bit for bit: {note}.')
         if check_credit and not factories.is_built_in(config.network.name):

@@ -42,6 +42,11 @@ def base_config() -> config_dict.ConfigDict:
   # jmp policy of the dynamics, e.g. 'params=float32,compute=bfloat16,
   # output=float32'; '': as it comes.
   config.precision = ''
+  # Products of float32 on an accelerator: 'highest' in full, 'high' and
+  # 'default' in fewer bits and less time. A CPU has but the first.
+  config.matmul_precision = 'highest'
+  # Choose programs of an accelerator that give the same bits at every start.
+  config.deterministic = True
   # Stages after the first, in the order of their names: what each one changes
   # of the stage before, e.g. `config.stages.b_fine.task.dt = 0.01`.
   config.stages = config_dict.ConfigDict()

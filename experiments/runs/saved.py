@@ -12,7 +12,7 @@ import ml_collections
 from bionet_learners import base as learners
 from bionet_learners.training import checkpoints, ranges, stopping, writers
 from bionet_tasks import base as tasks
-from experiments.runs import build, records, updates
+from experiments.runs import build, numerics, records, updates
 from experiments.shell import paths, workdirs
 
 Report = Callable[[str], None]
@@ -79,6 +79,8 @@ def restore(
     report: takes a line for the user: for what differs here from where the run
       began, and for a damaged checkpoint.
 
+  JAX is told the run's precision and determinism.
+
   Returns:
     The run, built from the config in the folder for one device; the state; the
     updates behind it.
@@ -88,6 +90,7 @@ def restore(
     ValueError, checkpoints.CorruptCheckpointError: if it cannot be used.
   """
   workdir = paths.local('workdir', path)
+  numerics.tell(workdirs.read_config(workdir))
   # First, for what differs may be why the state cannot be restored.
   for note in workdirs.notes(workdir):
     report(f'it may not score bit for bit as it did: {note}.')

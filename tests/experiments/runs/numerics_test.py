@@ -1,0 +1,76 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What JAX is told of precision and determinism before a run."""
+
+import json
+import os
+
+import jax
+import jax.numpy as jnp
+import pytest
+
+from experiments.configs import copying
+from experiments.runs import build, numerics, saved
+
+DETERMINISTIC = '--xla_gpu_deterministic_ops=true'
+
+
+def config(**changes):
+  made = copying.get_config('d_rtrl')
+  made.network.hidden, made.batch_size = 3, 2
+  made.update(changes)
+  return made
+
+
+def test_the_flags_of_a_config_are_set_beside_those_that_are(monkeypatch):
+  monkeypatch.setenv('XLA_FLAGS', '--a=1 --xla_gpu_deterministic_ops=false')
+  numerics.tell(config())
+  assert os.environ['XLA_FLAGS'] == f'--a=1 {DETERMINISTIC}'
+  numerics.tell(config(deterministic=False))
+  assert os.environ['XLA_FLAGS'] == '--a=1'
+
+
+@pytest.mark.parametrize('precision', numerics.PRECISIONS)
+def test_all_products_of_an_update_have_the_precision_of_the_config(precision):
+  """Truth: the program for CUDA; of 'highest' none is in fewer bits."""
+  chosen = config(matmul_precision=precision)
+  numerics.tell(chosen)
+  stage = build.build(chosen).first
+  trials = stage.task.sample(stage.keys.data, jnp.arange(2))
+  state = jax.eval_shape(stage.learner.init, stage.keys.init, trials)
+  lowered = jax.jit(stage.learner.update).trace(state, stage.keys.noise, trials)
+  text = lowered.lower(lowering_platforms=('cuda',)).as_text()
+  products = [line for line in text.splitlines() if 'dot_general' in line]
+  assert products
+  named = precision.upper()
+  assert all(f'precision = [{named}, {named}]' in line for line in products)
+
+
+def test_a_run_that_cannot_go_on_bit_for_bit_says_so(monkeypatch):
+  assert numerics.notes(config(deterministic=False)) == ()
+  monkeypatch.setattr(jax, 'default_backend', lambda: 'gpu')
+  assert numerics.notes(config()) == ()
+  (note,) = numerics.notes(config(deterministic=False))
+  assert note.startswith('deterministic=False')
+
+
+def test_a_run_records_what_it_was_told_and_is_opened_so(finished):
+  """Truth: the config's own defaults, in the folder and in JAX."""
+  workdir = finished('copying')
+  content = json.loads((workdir / 'config.json').read_text())
+  assert content['config']['matmul_precision'] == 'highest'
+  assert content['config']['deterministic'] is True
+  told = content['numerics']
+  assert told['jax_default_matmul_precision'] == 'highest'
+  assert DETERMINISTIC in told['XLA_FLAGS'].split()
+  said = []
+  saved.restore(workdir, report=said.append)
+  assert not said
+  assert jax.config.jax_default_matmul_precision == 'highest'
+  assert DETERMINISTIC in os.environ['XLA_FLAGS'].split()
+
+
+def test_an_unknown_precision_is_refused():
+  with pytest.raises(
+    ValueError, match=r"^matmul_precision='most': must be one"
+  ):
+    numerics.tell(config(matmul_precision='most'))
