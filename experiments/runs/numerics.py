@@ -10,6 +10,8 @@ import os
 import jax
 import ml_collections
 
+from bionet_core import platforms
+
 PRECISIONS = ('highest', 'high', 'default')
 _DETERMINISTIC = '--xla_gpu_deterministic_ops'
 
@@ -18,7 +20,8 @@ def tell(config: ml_collections.ConfigDict) -> None:
   """Tells JAX, for this process, what a config says.
 
   XLA reads its flags when JAX first computes: what a process has computed
-  before takes the determinism that it began with.
+  before leaves it with the determinism that it began with. On a CPU nothing is
+  told, for there products are computed in full.
 
   Args:
     config: of a run: `matmul_precision`, `deterministic`.
@@ -31,16 +34,17 @@ def tell(config: ml_collections.ConfigDict) -> None:
     raise ValueError(
       f'matmul_precision={precision!r}: must be one of {", ".join(PRECISIONS)}.'
     )
-  jax.config.update('jax_default_matmul_precision', precision)
   flags = os.environ.get('XLA_FLAGS', '').split()
   flags = [flag for flag in flags if not flag.startswith(_DETERMINISTIC)]
   if config.deterministic:
     flags.append(f'{_DETERMINISTIC}=true')
   os.environ['XLA_FLAGS'] = ' '.join(flags)
+  if platforms.accelerated():
+    jax.config.update('jax_default_matmul_precision', precision)
 
 
 def notes(config: ml_collections.ConfigDict) -> tuple[str, ...]:
   """Why a run of this config may not go on bit for bit: a clause each."""
-  if config.deterministic or jax.default_backend() == 'cpu':
+  if config.deterministic or not platforms.accelerated():
     return ()
   return ('deterministic=False, and an accelerator chooses programs by timing',)

@@ -11,9 +11,9 @@ import pathlib
 import platform
 import sys
 import warnings
+from importlib import metadata
 
 import jax
-import jaxlib.version
 
 NONE = 'none'
 _ENTRIES = '*-cache'  # as JAX names its files
@@ -60,7 +60,7 @@ def folder() -> pathlib.Path:
   """The folder for this version of JAX and this processor."""
   base = os.environ.get('XDG_CACHE_HOME') or pathlib.Path.home() / '.cache'
   features = hashlib.sha256(_processor().encode()).hexdigest()[:8]
-  version = jaxlib.version.__version__
+  version = metadata.version('jaxlib')
   return pathlib.Path(base) / 'bionet' / f'jaxlib-{version}-{features}'
 
 

@@ -16,6 +16,7 @@ SUITES = types.MappingProxyType(
     'digits': 'local plasticity on real digits, beside linear classifiers',
     'evidence': 'evidence accumulation by spiking units, each variant and seed',
     'evolution': 'CPU time of a generation, beside a loop over members',
+    'gpu': 'truth and speed on an accelerator, to be run where there is one',
     'memory': 'BPTT and online rules on every task that tests memory',
     'prototypes': 'local plasticity on prototypes, beside what is simpler',
     'online': 'time and memory of an update by length of the trials',

@@ -10,7 +10,6 @@ import subprocess
 import sys
 from unittest import mock
 
-import jax
 import numpy as np
 import pytest
 
@@ -21,15 +20,6 @@ from experiments.figures import confusion_matrix, learning_curve
 from experiments.judge import scoring
 from experiments.runs import build, updates
 from tests.experiments import smoke
-
-
-@pytest.fixture(autouse=True)
-def told(monkeypatch):
-  """After a test JAX is told of precision and determinism as before it."""
-  monkeypatch.setenv('XLA_FLAGS', os.environ.get('XLA_FLAGS', ''))
-  before = jax.config.jax_default_matmul_precision
-  yield
-  jax.config.update('jax_default_matmul_precision', before)
 
 
 @pytest.fixture(scope='session')

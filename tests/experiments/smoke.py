@@ -14,7 +14,7 @@ import numpy as np
 from bionet_learners.training import checkpoints
 from experiments import session
 from experiments.configs import memory
-from experiments.runs import build, numerics, saved
+from experiments.runs import build, saved
 from experiments.shell import workdirs
 
 REPO = pathlib.Path(__file__).parents[2]
@@ -49,7 +49,6 @@ def config(name: str):
 
 def run(config, workdir, **kwargs) -> dict:
   """Trains to the end, from where the folder stands; its result."""
-  numerics.tell(config)
   run = build.build(config)
   if workdirs.find(workdir, config).status == 'nothing':
     workdirs.create(workdir, config, run.first.task.spec)

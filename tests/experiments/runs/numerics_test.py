@@ -8,10 +8,22 @@ import jax
 import jax.numpy as jnp
 import pytest
 
+from bionet_core import platforms
 from experiments.configs import copying
 from experiments.runs import build, numerics, saved
 
+
+@pytest.fixture(autouse=True)
+def as_it_was(monkeypatch):
+  """JAX, and the environment, as other tests find them."""
+  monkeypatch.setenv('XLA_FLAGS', os.environ.get('XLA_FLAGS', ''))
+  before = jax.config.jax_default_matmul_precision
+  yield
+  jax.config.update('jax_default_matmul_precision', before)
+
+
 DETERMINISTIC = '--xla_gpu_deterministic_ops=true'
+OTHER = '--xla_cpu_enable_fast_math=false'
 
 
 def config(**changes):
@@ -22,51 +34,54 @@ def config(**changes):
 
 
 def test_the_flags_of_a_config_are_set_beside_those_that_are(monkeypatch):
-  monkeypatch.setenv('XLA_FLAGS', '--a=1 --xla_gpu_deterministic_ops=false')
+  monkeypatch.setenv('XLA_FLAGS', f'{OTHER} --xla_gpu_deterministic_ops=false')
   numerics.tell(config())
-  assert os.environ['XLA_FLAGS'] == f'--a=1 {DETERMINISTIC}'
+  assert os.environ['XLA_FLAGS'] == f'{OTHER} {DETERMINISTIC}'
   numerics.tell(config(deterministic=False))
-  assert os.environ['XLA_FLAGS'] == '--a=1'
+  assert os.environ['XLA_FLAGS'] == OTHER
 
 
 @pytest.mark.parametrize('precision', numerics.PRECISIONS)
 def test_all_products_of_an_update_have_the_precision_of_the_config(precision):
   """Truth: the program for CUDA; of 'highest' none is in fewer bits."""
   chosen = config(matmul_precision=precision)
-  numerics.tell(chosen)
-  stage = build.build(chosen).first
-  trials = stage.task.sample(stage.keys.data, jnp.arange(2))
-  state = jax.eval_shape(stage.learner.init, stage.keys.init, trials)
-  lowered = jax.jit(stage.learner.update).trace(state, stage.keys.noise, trials)
-  text = lowered.lower(lowering_platforms=('cuda',)).as_text()
+  with platforms.traced_for('cuda'):
+    numerics.tell(chosen)
+    stage = build.build(chosen).first
+    trials = stage.task.sample(stage.keys.data, jnp.arange(2))
+    state = jax.eval_shape(stage.learner.init, stage.keys.init, trials)
+    update = jax.jit(stage.learner.update)
+    traced = update.trace(state, stage.keys.noise, trials)
+  text = traced.lower(lowering_platforms=('cuda',)).as_text()
   products = [line for line in text.splitlines() if 'dot_general' in line]
   assert products
   named = precision.upper()
   assert all(f'precision = [{named}, {named}]' in line for line in products)
 
 
-def test_a_run_that_cannot_go_on_bit_for_bit_says_so(monkeypatch):
+def test_a_run_that_cannot_go_on_bit_for_bit_says_so():
   assert numerics.notes(config(deterministic=False)) == ()
-  monkeypatch.setattr(jax, 'default_backend', lambda: 'gpu')
-  assert numerics.notes(config()) == ()
-  (note,) = numerics.notes(config(deterministic=False))
+  with platforms.traced_for('cuda'):
+    assert numerics.notes(config()) == ()
+    (note,) = numerics.notes(config(deterministic=False))
   assert note.startswith('deterministic=False')
 
 
-def test_a_run_records_what_it_was_told_and_is_opened_so(finished):
-  """Truth: the config's own defaults, in the folder and in JAX."""
+def test_a_run_records_and_is_opened_with_what_its_config_says(finished):
+  """Truth: the config's own defaults; a CPU is told nothing that counts."""
   workdir = finished('copying')
   content = json.loads((workdir / 'config.json').read_text())
   assert content['config']['matmul_precision'] == 'highest'
   assert content['config']['deterministic'] is True
-  told = content['numerics']
-  assert told['jax_default_matmul_precision'] == 'highest'
-  assert DETERMINISTIC in told['XLA_FLAGS'].split()
   said = []
   saved.restore(workdir, report=said.append)
   assert not said
-  assert jax.config.jax_default_matmul_precision == 'highest'
+  assert jax.config.jax_default_matmul_precision is None
   assert DETERMINISTIC in os.environ['XLA_FLAGS'].split()
+  with platforms.traced_for('cuda'):
+    saved.restore(workdir, report=said.append)
+  assert jax.config.jax_default_matmul_precision == 'highest'
+  assert ['jax_default_matmul_precision' in note for note in said] == [True]
 
 
 def test_an_unknown_precision_is_refused():

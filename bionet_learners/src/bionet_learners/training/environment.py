@@ -62,7 +62,7 @@ def record() -> dict[str, dict[str, Any]]:
       'processor': _processor(),
       'runtime': ' '.join(devices[0].client.platform_version.split()),
       **{name: getattr(jax.config, name, None) for name in _FLAGS},
-      **{name: _variable(name) for name in _VARIABLES},
+      **{name: _variable(name, devices[0].platform) for name in _VARIABLES},
     },
   }
 
@@ -114,7 +114,11 @@ def _processor() -> str:
   return platform.processor() or platform.machine()
 
 
-def _variable(name: str) -> str:
-  """A variable of the environment, its options in order."""
+def _variable(name: str, device: str) -> str:
+  """A variable of the environment, its options in order.
+
+  Those for GPUs alone count for nothing on a CPU.
+  """
+  harmless = (*_HARMLESS, '--xla_gpu') if device == 'cpu' else _HARMLESS
   options = os.environ.get(name, '').split()
-  return ' '.join(sorted({x for x in options if not x.startswith(_HARMLESS)}))
+  return ' '.join(sorted({x for x in options if not x.startswith(harmless)}))
