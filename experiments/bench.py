@@ -8,12 +8,18 @@ Every suite prints a table; `--output=FILE.json` also keeps its rows, and draws
 FILE.png where the suite has a figure.
 """
 
+from experiments.shell import signals
+
+if __name__ == '__main__':
+  signals.end_at_once()
+
 import importlib
 
 from absl import flags
 
+from bionet_learners.training import paths
 from experiments import suites
-from experiments.shell import commandline, paths, workdirs
+from experiments.shell import commandline, workdirs
 
 
 def _main(argv: list[str]) -> None:

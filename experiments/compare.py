@@ -16,11 +16,17 @@ is counted in updates, in trials simulated and in CPU seconds of training:
 `experiments/judge/comparison.py` says how.
 """
 
+from experiments.shell import signals
+
+if __name__ == '__main__':
+  signals.end_at_once()
+
 from absl import flags
 
+from bionet_learners.training import paths
 from experiments.figures import comparison as figure
 from experiments.judge import comparison
-from experiments.shell import commandline, paths
+from experiments.shell import commandline
 
 
 def _main(argv: list[str]) -> None:

@@ -8,6 +8,11 @@ How to start it:
 It prints a table, saves it as evaluation.json and draws the figures anew.
 """
 
+from experiments.shell import signals
+
+if __name__ == '__main__':
+  signals.end_at_once()
+
 from absl import flags
 
 from experiments import session

@@ -18,7 +18,7 @@ import optax
 import tqdm
 
 from bionet_learners import base as learners
-from bionet_learners.training import checkpoints, ranges, writers
+from bionet_learners.training import checkpoints, paths, ranges, writers
 from experiments import figures
 from experiments.judge import measures, probes, profiling, scoring, table
 from experiments.runs import (
@@ -33,7 +33,6 @@ from experiments.runs import (
 from experiments.shell import (
   commandline,
   messages,
-  paths,
   signals,
   workdirs,
 )
@@ -75,6 +74,8 @@ def train(
       stack.enter_context(_ends_in_one_line(workdir))
       before = workdirs.listing(workdir)
       status, notes = workdirs.find(workdir, config)
+      if status != 'nothing':
+        workdirs.check_data(workdir, run.first.task.spec)
       inspects = bool(probed) or profile
       if status == 'finished' and inspects:
         _, state, _ = saved.restore(workdir, report=_say)

@@ -6,6 +6,11 @@
 Writes figures/forecast.png into the folder of a run of the Lorenz task.
 """
 
+from experiments.shell import signals
+
+if __name__ == '__main__':
+  signals.end_at_once()
+
 import pathlib
 
 import jax
@@ -14,9 +19,10 @@ from absl import flags
 from matplotlib import figure
 
 from bionet_core import interfaces
+from bionet_learners.training import paths
 from experiments.judge import scoring
 from experiments.runs import saved
-from experiments.shell import commandline, paths
+from experiments.shell import commandline
 
 _NAMES = ('x', 'y', 'z')
 

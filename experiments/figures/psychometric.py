@@ -7,6 +7,11 @@ Writes figures/psychometric.png into the folder of a run of evidence
 accumulation.
 """
 
+from experiments.shell import signals
+
+if __name__ == '__main__':
+  signals.end_at_once()
+
 import pathlib
 from typing import NamedTuple
 
@@ -17,10 +22,11 @@ from matplotlib import figure
 from scipy import stats
 
 from bionet_core import interfaces
+from bionet_learners.training import paths
 from bionet_tasks.temporal import evidence
 from experiments.judge import scoring
 from experiments.runs import saved
-from experiments.shell import commandline, paths
+from experiments.shell import commandline
 
 _LEVEL = 0.95
 

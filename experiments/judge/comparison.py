@@ -23,11 +23,11 @@ import ml_collections
 import numpy as np
 
 from bionet_core import unroll
-from bionet_learners.training import writers
+from bionet_learners.training import paths, writers
 from bionet_tasks import base as tasks
 from experiments.judge import seeds
 from experiments.runs import factories, sections
-from experiments.shell import paths, workdirs
+from experiments.shell import workdirs
 
 
 class Curve(NamedTuple):

@@ -11,10 +11,9 @@ import ml_collections
 from bionet_core import interfaces
 from bionet_learners import base as learners
 from bionet_learners import testing
-from bionet_learners.training import checkpoints, notebook, stopping
+from bionet_learners.training import checkpoints, notebook, paths, stopping
 from bionet_tasks import base as tasks
 from experiments.runs import records, sections
-from experiments.shell import paths
 
 _MAX_CREDIT_TRIALS = 4
 

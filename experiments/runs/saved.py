@@ -10,10 +10,16 @@ import jax
 import ml_collections
 
 from bionet_learners import base as learners
-from bionet_learners.training import checkpoints, ranges, stopping, writers
+from bionet_learners.training import (
+  checkpoints,
+  paths,
+  ranges,
+  stopping,
+  writers,
+)
 from bionet_tasks import base as tasks
 from experiments.runs import build, numerics, records, updates
-from experiments.shell import paths, workdirs
+from experiments.shell import workdirs
 
 Report = Callable[[str], None]
 
@@ -94,7 +100,9 @@ def restore(
   # First, for what differs may be why the state cannot be restored.
   for note in workdirs.notes(workdir):
     report(f'it may not score bit for bit as it did: {note}.')
-  return _restore(workdir, which, report)
+  run, state, update = _restore(workdir, which, report)
+  workdirs.check_data(workdir, run.first.task.spec)
+  return run, state, update
 
 
 def _restore(

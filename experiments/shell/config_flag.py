@@ -22,7 +22,8 @@ from absl import flags
 from ml_collections import config_flags
 
 from bionet_core import plugins
-from experiments.shell import messages, paths
+from bionet_learners.training import paths
+from experiments.shell import messages
 
 # Takes the config, not yet locked, and the overrides `{key: text}`.
 PrepareFn = Callable[[ml_collections.ConfigDict, Mapping[str, str]], None]

@@ -85,10 +85,20 @@ def create(
     'seed': config.seed,
     'chance': dict(spec.chance),
     'ceiling': dict(spec.ceiling),
+    'data_digest': spec.data_digest,
     **environment.record(),
     'git_revision': _git_revision(),
   }
   write_json(path / 'config.json', content)
+
+
+def check_data(path: pathlib.Path, spec: tasks.TaskSpec) -> None:
+  """Raises ValueError if recorded data changed since the run began there."""
+  if _read(path / 'config.json')['data_digest'] != spec.data_digest:
+    raise ValueError(
+      f'--workdir={path}: the data of its task have changed since the run '
+      'began; bring them back, or choose another folder.'
+    )
 
 
 @contextlib.contextmanager

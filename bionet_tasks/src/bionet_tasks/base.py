@@ -60,6 +60,7 @@ class TaskSpec:
       'population' (a statistic over the trials).
     num_data: size of a finite training set; None where trials are drawn anew.
     measures: `{metric: Measure}`, what the metrics are, for a reader.
+    data_digest: of recorded data, which may change while the settings do not.
   """
 
   name: str
@@ -72,6 +73,7 @@ class TaskSpec:
   loss_kind: str = 'per_trial'
   num_data: int | None = None
   measures: Mapping[str, Measure] = dataclasses.field(default_factory=dict)
+  data_digest: str = ''
 
 
 _TASK = 0x7461736B  # what keys of a task are folded with: 'task'

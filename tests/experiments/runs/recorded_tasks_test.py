@@ -12,6 +12,7 @@ import pytest
 
 from experiments.configs import compose
 from experiments.runs import build
+from experiments.shell import workdirs
 
 TRIALS = pathlib.Path(__file__).parents[2] / 'tasks' / 'recorded' / 'trials.csv'
 MINE = """\
@@ -45,6 +46,26 @@ def test_a_csv_file_is_a_task_of_a_config():
     config('from_csv', path=str(TRIALS), trial='trial', split=1, held_out=0.5)
   )
   assert again.first.task.spec.num_data == 30
+
+
+def test_a_file_that_changes_is_noticed(tmp_path):
+  """Truth: one label is another; then nothing goes on, and nothing is judged.
+
+  Mutant: the path alone is what the run remembers.
+  """
+  file, workdir = tmp_path / 'trials.csv', tmp_path / 'run'
+  file.write_bytes(TRIALS.read_bytes())
+  settings = config('from_csv', path=str(file), trial='trial')
+  run = build.build(settings)
+  workdirs.create(workdir, settings, run.first.task.spec)
+  workdirs.check_data(workdir, build.build(settings).first.task.spec)
+  head, *lines = TRIALS.read_text().splitlines()
+  *cells, label = lines[-1].split(',')
+  other = {'left': 'right', 'right': 'left'}[label]
+  lines[-1] = ','.join([*cells, other])
+  file.write_text('\n'.join([head, *lines, '']))
+  with pytest.raises(ValueError, match='the data of its task have changed'):
+    workdirs.check_data(workdir, build.build(settings).first.task.spec)
 
 
 def test_a_factory_of_somebody_else_makes_a_task_of_arrays(

@@ -173,9 +173,33 @@ def test_it_is_heard_while_it_imports(tmp_path, name):
   assert not workdir.exists()
 
 
-def test_handlers_come_before_all_that_takes_time():
+@pytest.mark.skipif(not pathlib.Path('/proc').is_dir(), reason='reads /proc')
+def test_a_command_that_saves_nothing_ends_at_once(tmp_path):
+  """Truth: one line and 130, after a second of work. Mutant: a traceback."""
+  process = subprocess.Popen(
+    [sys.executable, '-m', 'experiments.evaluate', f'--workdir={tmp_path}'],
+    cwd=REPO,
+    stderr=subprocess.PIPE,
+    text=True,
+  )
+  with process:
+    while seconds(process) < 1:
+      time.sleep(0.01)
+    process.send_signal(signal.SIGINT)
+    _, error = process.communicate(timeout=60)
+  assert (process.returncode, error) == (130, f'error: interrupted: {EARLY}\n')
+
+
+@pytest.mark.parametrize(
+  'name',
+  [
+    *('train', 'evaluate', 'compare', 'bench'),
+    *('figures/psychometric', 'figures/forecast'),
+  ],
+)
+def test_handlers_come_before_all_that_takes_time(name):
   """Truth: the first statements of the command; what it imports for them."""
-  command = (REPO / 'experiments' / 'train.py').read_text()
+  command = (REPO / 'experiments' / f'{name}.py').read_text()
   docstring, imported, first, *_ = ast.parse(command).body
   assert isinstance(docstring, ast.Expr)
   assert ast.unparse(imported) == 'from experiments.shell import signals'

@@ -314,6 +314,15 @@ REFUSED = {
     INPUTS,
     changed(CLASSES, 1, np.nan),
   ),
+  r'^targets: the largest is class 255, and none is class 3': (
+    INPUTS,
+    np.where(np.arange(N) == 2, 255, CLASSES),
+  ),
+  r'^held_out: class 3 is asked for in held-out trials and in no': (
+    INPUTS,
+    np.where(np.arange(N) == 2, 3, CLASSES),
+    {'held_out': [2, 3]},
+  ),
   r'^num_classes=2: must be at least 3': (INPUTS, CLASSES, {'num_classes': 2}),
   r'^num_classes=3: must be None': (
     INPUTS,

@@ -74,6 +74,11 @@ def evolution(
   Source: H.-G. Beyer and H.-P. Schwefel, Natural Computing 1, 3 (2002).
   """
   base.require_kind('evolution', cell, interfaces.Cell)
+  if population_size < 2:
+    raise ValueError(
+      f'population_size={population_size}: must be at least 2, of whom one is '
+      'replaced.'
+    )
   if not 1 <= elites < population_size:
     raise ValueError(
       f'elites={elites}: must be from 1 to one less than population_size='

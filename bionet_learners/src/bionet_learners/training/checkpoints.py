@@ -27,7 +27,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 
 from bionet_core import interfaces
-from bionet_learners.training import files, folders, keywords
+from bionet_learners.training import files, folders, keywords, paths
 
 _DIGESTS = 'digests.json'
 _EMPTY = 'empty.json'
@@ -64,7 +64,7 @@ def save_checkpoint(
       )
   if int(step) != step or step < 0:  # `all_steps` would not find it
     raise ValueError(f'step={step}: must be a whole number, 0 or more.')
-  path = _path(pathlib.Path(directory).absolute(), int(step))
+  path = _path(directory, int(step)).absolute()
   arrays, empty = _without_empty(state)
   try:
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -103,7 +103,7 @@ def load_checkpoint(
     ValueError: if the saved tree, a shape, a dtype or the generator of a key is
       not the template's; it names the first leaf that differs.
   """
-  path = pathlib.Path(path).absolute()
+  path = paths.local('path', path).absolute()
   try:
     return _load(path, template)
   except Exception as error:
@@ -181,7 +181,7 @@ def all_steps(directory: str | os.PathLike[str]) -> list[int]:
   """The steps of the checkpoints in a folder, ascending."""
   matches = (
     re.fullmatch(_NAME + '(0|[1-9][0-9]*)', path.name)
-    for path in pathlib.Path(directory).glob(f'{_NAME}*')
+    for path in paths.local('directory', directory).glob(f'{_NAME}*')
     if path.is_dir()
   )
   return sorted(int(match[1]) for match in matches if match)
@@ -288,7 +288,7 @@ def prune(
 
 
 def _path(directory: str | os.PathLike[str], step: int) -> pathlib.Path:
-  return pathlib.Path(directory) / f'{_NAME}{step}'
+  return paths.local('directory', directory) / f'{_NAME}{step}'
 
 
 def _is_whole(directory: str | os.PathLike[str], step: int) -> bool:

@@ -23,6 +23,7 @@ from bionet_learners.training import (
   folders,
   keywords,
   metrics,
+  paths,
   ranges,
   stopping,
   writers,
@@ -136,7 +137,7 @@ def train_loop(
   with contextlib.ExitStack() as stack:
     folder, first = None, 0
     if checkpoint_dir is not None:
-      folder = pathlib.Path(checkpoint_dir)
+      folder = paths.local('checkpoint_dir', checkpoint_dir)
       folder.mkdir(parents=True, exist_ok=True)
       stack.enter_context(_alone_in(folder))
       _check_same_run(folder, rng_key, num_batches)

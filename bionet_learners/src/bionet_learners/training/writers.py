@@ -13,7 +13,7 @@ from tensorboardX.proto.event_pb2 import (  # made by protobuf at run time
   SessionLog,  # pyright: ignore[reportAttributeAccessIssue]
 )
 
-from bionet_learners.training import files
+from bionet_learners.training import files, paths
 
 Row = dict  # 'step' int, 'split' 'train' or 'eval', then {name: float}
 
@@ -37,7 +37,7 @@ class MetricsWriter:
         be made again; they are dropped, atomically, so that none stands twice,
         and TensorBoard is told to hide their scalars.
     """
-    path = pathlib.Path(workdir) / 'metrics.jsonl'
+    path = paths.local('workdir', workdir) / 'metrics.jsonl'
     self.rows = _drop_past(path, step)
     self._lines = path.open('a', encoding='utf-8')
     # Written here and now: SummaryWriter's thread would fail where nobody sees

@@ -1,6 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """A task of a user's own arrays: recorded trials, some of them held out."""
 
+import dataclasses
+import hashlib
+
 import jax.numpy as jnp
 import numpy as np
 from numpy import typing as npt
@@ -114,12 +117,24 @@ def from_arrays(
     return rows_of(len(train) + index, index)
 
   return base.Task(
-    spec=_spec(recorded, train, judged, ceiling, name),
+    spec=dataclasses.replace(
+      _spec(recorded, train, judged, ceiling, name),
+      data_digest=_digest(shown, answers, weights),
+    ),
     sample=sample,
     evaluations={'held_out': base.Evaluation(len(judged), sample_held_out)},
     loss=loss,
     metrics=base.sum_over_steps(loss),
   )
+
+
+def _digest(*arrays) -> str:
+  """SHA-256 of arrays, their shapes and types."""
+  digest = hashlib.sha256()
+  for values in arrays:
+    digest.update(f'{values.shape} {values.dtype}'.encode())
+    digest.update(np.asarray(values).tobytes())
+  return digest.hexdigest()
 
 
 def _standardised(

@@ -31,6 +31,8 @@ def chance(
   """
   constant = _mean(*_sums(recorded, judged))
   sums, weights = _sums(recorded, train)
+  if recorded.is_classes:
+    _check_trained(sums.sum(axis=0), constant)
   of_steps = (sums + _mean(sums, weights)) / (weights[:, None] + 1)
   scores = [
     _score(recorded, judged, answers)
@@ -41,6 +43,16 @@ def chance(
     metric: better[metric](score[metric] for score in scores)
     for metric in scores[0]
   }
+
+
+def _check_trained(trained: np.ndarray, judged: np.ndarray) -> None:
+  """Raises ValueError for a class that no training trial has."""
+  (unknown,) = np.nonzero((judged > 0) & (trained == 0))
+  if len(unknown):
+    raise ValueError(
+      f'held_out: class {unknown[0]} is asked for in held-out trials and in no '
+      'training trial; hold out others.'
+    )
 
 
 def _sums(recorded: Recorded, rows: np.ndarray):

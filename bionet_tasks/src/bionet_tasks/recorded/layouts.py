@@ -248,6 +248,14 @@ def _check_classes(answers: np.ndarray, num_classes: int | None) -> int:
     raise ValueError(
       'targets: must be of at least 2 classes; all of them are class 0.'
     )
+  found = np.unique(answers)
+  if num_classes is None and len(found) < count:
+    missing = int(np.setdiff1d(np.arange(count), found)[0])
+    raise ValueError(
+      f'targets: the largest is class {largest}, and none is class {missing}; '
+      f'give num_classes={count} if that is so, or leave out by mask what is '
+      'no class.'
+    )
   if count < max(largest + 1, 2):
     raise ValueError(
       f'num_classes={num_classes}: must be at least {max(largest + 1, 2)}; the '

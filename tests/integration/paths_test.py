@@ -6,10 +6,11 @@ Truth: the home folder and the variables of the environment, set here.
 
 import pathlib
 
+import jax.numpy as jnp
 import pytest
 
+from bionet_learners.training import checkpoints, paths
 from experiments.runs import saved
-from experiments.shell import paths
 
 
 @pytest.mark.parametrize(
@@ -58,3 +59,18 @@ def test_a_notebook_may_write_them_too(monkeypatch, tmp_path):
   monkeypatch.setenv('HOME', str(tmp_path))
   with pytest.raises(FileNotFoundError, match=f'{tmp_path}/a holds no run'):
     saved.restore('~/a')
+
+
+def test_what_saves_expands_them_too(monkeypatch, tmp_path):
+  """Truth: the home folder; an address makes no folder of its name."""
+  monkeypatch.setenv('HOME', str(tmp_path / 'home'))
+  (tmp_path / 'here').mkdir()
+  monkeypatch.chdir(tmp_path / 'here')
+  state = {'w': jnp.ones(2)}
+  checkpoints.save_checkpoint(state, '~/a', 1)
+  assert checkpoints.all_steps('~/a') == [1]
+  assert (tmp_path / 'home' / 'a' / 'checkpoint_1').is_dir()
+  for directory in ('gs://bucket/a', '$NOT_SET_AT_ALL/a'):
+    with pytest.raises(ValueError, match=r'^directory='):
+      checkpoints.save_checkpoint(state, directory, 1)
+  assert not [*(tmp_path / 'here').iterdir()]
