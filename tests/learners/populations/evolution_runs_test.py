@@ -76,7 +76,7 @@ def test_a_population_over_devices_is_one_population(count, settings):
     ({'elites': 8}, r'^elites=8: .*population_size=8'),
     ({'elites': 9}, r'^elites=9'),
     ({'elites': 0}, r'^elites=0'),
-    ({'population_size': 1, 'elites': 1}, r'^elites=1'),
+    ({'population_size': 1, 'elites': 1}, r'^population_size=1: must'),
     ({'std': -0.1}, r'^std=-0\.1'),
     ({'std': math.nan}, r'^std=nan'),
     ({'std_spread': -1.0}, r'^std_spread=-1\.0'),
