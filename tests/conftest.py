@@ -48,7 +48,7 @@ else:
   flags.FLAGS.mark_as_parsed()
 
 
-_MAX_PROGRAMS = 300
+_MAX_PROGRAMS = 200
 
 
 @pytest.fixture(scope='session')

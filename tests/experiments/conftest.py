@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Runs that many tests look at are made by one worker for all."""
 
+import contextlib
 import fcntl
 import functools
 import json
@@ -20,6 +21,8 @@ from experiments.figures import confusion_matrix, learning_curve
 from experiments.judge import scoring
 from experiments.runs import build, updates
 from tests.experiments import smoke
+
+_DRAWN = {figure: figure.draw for figure in (learning_curve, confusion_matrix)}
 
 
 @pytest.fixture(scope='session')
@@ -118,7 +121,10 @@ def finished(once):
     def make(folder):
       folder.mkdir()
       (folder / 'head').write_text(str(smoke.head()))
-      smoke.run(smoke.config(name), folder / 'run')
+      with contextlib.ExitStack() as stack:
+        for figure, draw in _DRAWN.items():  # the test may draw none
+          stack.enter_context(mock.patch.object(figure, 'draw', draw))
+        smoke.run(smoke.config(name), folder / 'run')
 
     return once(f'finished_{name}', make) / 'run'
 
@@ -172,7 +178,7 @@ def compiled_once(memory, monkeypatch):
 
 @pytest.fixture
 def no_figures(monkeypatch):
-  for figure in (learning_curve, confusion_matrix):
+  for figure in _DRAWN:
     monkeypatch.setattr(figure, 'draw', lambda *_: None)
 
 

@@ -163,7 +163,15 @@ def test_the_program_for_cuda_waits_for_nothing(name):
   assert main_of(text).rounds() <= most
 
 
-@pytest.mark.parametrize('name', UPDATES)
+@pytest.mark.parametrize(
+  'name',
+  [
+    name
+    if name in ('d_rtrl', 'local_plasticity', 'score_function')
+    else pytest.param(name, marks=pytest.mark.oracle)
+    for name in UPDATES
+  ],
+)
 def test_both_forms_have_the_same_value(name):
   """Truth: the CPU's form; and the parameters move."""
   learner, trials = UPDATES[name]()

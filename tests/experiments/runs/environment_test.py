@@ -5,6 +5,7 @@ Truth: a version and a revision that were put into its folder by hand.
 """
 
 import json
+from unittest import mock
 
 import pytest
 
@@ -29,10 +30,12 @@ def begun(tmp_path):
 
 def test_a_score_elsewhere_says_in_what_it_differs(begun, monkeypatch):
   """Truth: what was put there; a run that starts from it is another run."""
-  monkeypatch.setattr(saved, '_restore', lambda *args: ('run', 'state', 7))
+  run = mock.Mock()
+  run.first.task.spec.data_digest = ''
+  monkeypatch.setattr(saved, '_restore', lambda *args: (run, 'state', 7))
   monkeypatch.setattr(workdirs, '_git_revision', lambda: 'def')
   lines = []
-  assert saved.restore(begun, report=lines.append) == ('run', 'state', 7)
+  assert saved.restore(begun, report=lines.append) == (run, 'state', 7)
   here = version.installed_version('bionet-learners')
   assert lines == [
     f'it may not score bit for bit as it did: {what}.'

@@ -27,11 +27,11 @@ def test_the_record_is_of_here():
 
 
 def test_each_difference_is_a_clause(monkeypatch):
-  """Truth: the flags that were set; the number of devices changes nothing."""
+  """Truth: what was set; the number of devices and GPU flags change nothing."""
   before = environment.record()
   monkeypatch.setenv(
     'XLA_FLAGS',
-    '--xla_gpu_deterministic_ops=true '
+    '--xla_cpu_enable_fast_math=true --xla_gpu_deterministic_ops=true '
     '--xla_force_host_platform_device_count=3 --xla_dump_to=/nowhere',
   )
   with (
@@ -50,7 +50,7 @@ def test_each_difference_is_a_clause(monkeypatch):
     f'device was {kind} and is abacus',
     f'optax was {optax} and is 0.0.1',
     f'chex was {chex} and is not set',
-    f'XLA_FLAGS was {flags} and is --xla_gpu_deterministic_ops=true',
+    f'XLA_FLAGS was {flags} and is --xla_cpu_enable_fast_math=true',
     'jax_enable_x64 was False and is True',
     'jax_default_matmul_precision was not set and is highest',
     'jax_disable_jit was False and is True',
