@@ -168,7 +168,7 @@ def test_the_program_for_cuda_waits_for_nothing(name):
   [
     name
     if name in ('d_rtrl', 'local_plasticity', 'score_function')
-    else pytest.param(name, marks=pytest.mark.oracle)
+    else pytest.param(name, marks=pytest.mark.slow)
     for name in UPDATES
   ],
 )
