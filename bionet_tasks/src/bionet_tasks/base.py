@@ -395,7 +395,9 @@ def check_labels(task: Task, trials: interfaces.Trials) -> None:
   targets, mask = jax.device_put(
     (targets.reshape(-1, *targets.shape[2:]), mask.reshape(-1))
   )
-  outputs = jax.ShapeDtypeStruct((len(mask), task.spec.num_outputs), float)
+  outputs = jax.ShapeDtypeStruct(
+    (len(mask), task.spec.num_outputs), jnp.result_type(float)
+  )
   try:
     jax.eval_shape(lambda outputs: task.loss(outputs, targets, mask), outputs)
   except ValueError as error:
