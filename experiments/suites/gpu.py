@@ -24,10 +24,12 @@ import numpy as np
 
 from bionet_learners import oracles
 from experiments.configs import copying as configs
-from experiments.runs import build, numerics, saved, updates
+from experiments.runs import build, numerics, saved
+from experiments.suites import online
 
 SEEDS = (0,)
 _ROUNDS = 7
+_LAG = 50  # T 70
 _UPDATES = 100  # of the runs whose bits are compared
 _LAST, _ALL = 'last 10', 'all steps'
 # Hidden units and trials of the two sizes whose speed is measured.
@@ -41,6 +43,7 @@ _TRAINED = {  # a config: its metric, and what that is on a CPU
 def run(seeds: list[int], only: str = '') -> list[dict]:
   """Rows: what was measured, and what the same costs or gives elsewhere."""
   seed = seeds[0]
+  numerics.tell(configs.get_config())  # as a run is told by default
   # Else this process takes the memory that others need beside it.
   os.environ['XLA_PYTHON_CLIENT_PREALLOCATE'] = 'false'
   measures = {
@@ -95,18 +98,16 @@ def _row(name: str, value: float, expected: str) -> dict:
   return {'measure': name, 'value': value, 'expected': expected, 'on': device}
 
 
-def _config(seed: int, learner: dict, hidden: int = 16, batch: int = 16):
+def _config(seed: int, learner: dict, cell: str):
   config = configs.get_config('bptt')
-  config.seed, config.batch_size = seed, batch
-  config.network.hidden = hidden
+  config.seed, config.batch_size = seed, 16
+  config.network.name, config.network.hidden = cell, 16
   config.learner = {'every': 0, 'carry': False, **learner}
-  numerics.tell(config)
   return config
 
 
 def _product(seed: int) -> float:
   """The relative error of a float32 product, as a run computes it."""
-  _config(seed, {'name': 'bptt'})
   a, b = np.random.default_rng(seed).normal(size=(2, 512, 512))
   a, b = a.astype(np.float32), b.astype(np.float32)
   exact = a.astype(np.float64) @ b.astype(np.float64)
@@ -118,9 +119,7 @@ def _against(seed: int, learner: dict, truth: dict, cell: str = 'gru') -> float:
   """The relative error of a rule's gradient, beside that of another form."""
   gradients = []
   for settings in (learner, truth):
-    config = _config(seed, settings)
-    config.network.name = cell
-    stage = build.build(config).first
+    stage = build.build(_config(seed, settings, cell)).first
     trials = stage.task.sample(stage.keys.data, jnp.arange(stage.batch_size))
     state = jax.jit(stage.learner.init)(stage.keys.init, trials)
     result, _ = jax.jit(stage.rule.estimate)(
@@ -132,33 +131,20 @@ def _against(seed: int, learner: dict, truth: dict, cell: str = 'gru') -> float:
 
 def _times(seed: int, hidden: int, batch: int, *, on_all: bool) -> dict:
   """Wall milliseconds of an update of each rule, in turn, medians."""
-  calls = {}
-  for name, settings in (
-    ('BPTT', {'name': 'bptt'}),
-    ('D-RTRL', {'name': 'd_rtrl', 'window': 10}),
-  ):
-    run = build.build(_config(seed, settings, hidden, batch))
-    stage, state = run.first, updates.init(run)
-    trials = stage.task.sample(stage.keys.data, jnp.arange(batch))
-    if on_all:
-      mask = jnp.full_like(trials.mask, 1 / len(trials.mask))
-      trials = trials.replace(mask=mask)
-    compiled = (
-      jax.jit(stage.learner.update)
-      .lower(state, stage.keys.noise, trials)
-      .compile()
+  subjects = {
+    name: online.subject(
+      seed, _LAG, hidden, settings, on_all=on_all, batch_size=batch
     )
-
-    def call(compiled=compiled, args=(state, stage.keys.noise, trials)):
-      jax.block_until_ready(compiled(*args))
-
-    call()  # the first one is not like the others
-    calls[name] = call
-  times = {name: [] for name in calls}
+    for name, settings in (
+      ('BPTT', {'name': 'bptt'}),
+      ('D-RTRL', {'name': 'd_rtrl', 'window': 10}),
+    )
+  }
+  times = {name: [] for name in subjects}
   for _ in range(_ROUNDS):
-    for name, call in calls.items():
+    for name, subject in subjects.items():
       began = time.perf_counter()
-      call()
+      subject.call()
       times[name].append(1e3 * (time.perf_counter() - began))
   return {name: statistics.median(values) for name, values in times.items()}
 

@@ -52,7 +52,7 @@ _RULES: Mapping[str, tuple[int, Mapping[str, object]]] = {
 _ON_ALL = ('bptt', 'd_rtrl, windows of 10')
 
 
-class _Subject(NamedTuple):
+class Subject(NamedTuple):
   """An update, compiled, and what the compiler says of it."""
 
   call: Callable[[], None]
@@ -68,16 +68,16 @@ def run(seeds: list[int], only: str = '') -> list[dict]:
   rows = []
   for lag in LAGS:
     subjects = {
-      (rule, on): _subject(seeds[0], lag, *_RULES[rule], on_all=on == 'all')
+      (rule, on): subject(seeds[0], lag, *_RULES[rule], on_all=on == 'all')
       for on, rules in (('last 10', _RULES), ('all', _ON_ALL))
       for rule in rules
       if only in f'{rule}, T {lag + 20}, loss on {on}'
     }
     times = {name: [] for name in subjects}
     for _ in range(_ROUNDS[lag]):
-      for name, subject in subjects.items():
+      for name, timed in subjects.items():
         began = time.process_time()
-        subject.call()
+        timed.call()
         times[name].append((time.process_time() - began) * 1e3)
     rows += [
       {
@@ -85,19 +85,35 @@ def run(seeds: list[int], only: str = '') -> list[dict]:
         'T': lag + 20,
         'loss on': on,
         'CPU ms': statistics.median(times[rule, on]),
-        'temp MiB': subject.temporary / 2**20,
-        'compile CPU s': round(subject.compile_seconds, 1),
+        'temp MiB': made.temporary / 2**20,
+        'compile CPU s': round(made.compile_seconds, 1),
       }
-      for (rule, on), subject in subjects.items()
+      for (rule, on), made in subjects.items()
     ]
   return rows
 
 
-def _subject(
-  seed: int, lag: int, hidden: int, learner: Mapping, *, on_all: bool
-) -> _Subject:
+def subject(
+  seed: int,
+  lag: int,
+  hidden: int,
+  learner: Mapping[str, object],
+  *,
+  on_all: bool,
+  batch_size: int = 64,
+) -> Subject:
+  """The update of a rule on copying by hk.GRU, compiled and called once.
+
+  Args:
+    seed: of the run.
+    lag: steps to wait; T is 20 more.
+    hidden: units of the GRU.
+    learner: the learner's name and settings.
+    on_all: whether all steps are asked, or the last 10.
+    batch_size: trials.
+  """
   config = configs.get_config('bptt')
-  config.seed, config.batch_size = seed, 64
+  config.seed, config.batch_size = seed, batch_size
   config.task.time_lag = lag
   config.network.hidden = hidden
   config.learner = {'every': 0, 'carry': False, **learner}
@@ -118,4 +134,4 @@ def _subject(
     jax.block_until_ready(compiled(state, stage.keys.noise, trials))
 
   call()  # the first one touches its memory
-  return _Subject(call, temporary, seconds)
+  return Subject(call, temporary, seconds)

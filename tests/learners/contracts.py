@@ -71,8 +71,8 @@ def noisy_cell():
   )
 
 
-def network():
-  return asymmetric.asymmetric(small.Sizes((6,), 3), hidden=6)
+def network(**settings):
+  return asymmetric.asymmetric(small.Sizes((6,), 3), hidden=6, **settings)
 
 
 def leaky_cell():

@@ -99,12 +99,19 @@ def if_asked(
   """
   if otherwise is None:
     shapes = jax.eval_shape(function, *args)
-    otherwise = lambda *_: jax.tree.map(  # noqa: E731
-      lambda s: jnp.zeros(s.shape, s.dtype), shapes
-    )
+    return if_asked(mask, function, *args, otherwise=lambda *_: _zeros(shapes))
   is_asked = jnp.any(mask != 0)
   if not accelerated():
     return jax.lax.cond(is_asked, function, otherwise, *args)
   return jax.tree.map(
     lambda x, y: jnp.where(is_asked, x, y), function(*args), otherwise(*args)
   )
+
+
+def zeros_of(function: Callable[..., Any], *args: Any) -> Any:
+  """Zeros like the result of a function, which is only traced."""
+  return _zeros(jax.eval_shape(function, *args))
+
+
+def _zeros(shapes):
+  return jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes)

@@ -177,13 +177,8 @@ def score_step(
 
   def scored(emission, targets, mask, state):
     outputs = cell.readout(params, constants, where_asked(mask, emission))
-    weights = mask
-    if platforms.accelerated():
-      # What nobody asks for is computed and left out: a loss that divides by
-      # the sum of the mask would leave NaN in the gradient.
-      weights = jnp.where(jnp.any(mask != 0), mask, jnp.ones_like(mask))
     total, metrics = loss(
-      where_asked(mask, outputs), where_asked(mask, targets), weights
+      where_asked(mask, outputs), where_asked(mask, targets), mask
     )
     if cell.penalty is not None:
       cost = where_asked(mask, cell.penalty(constants, state))

@@ -50,39 +50,12 @@ def scan_windows(
   return carry, outs
 
 
-def sum_over_windows(
-  body: Callable[[Any, interfaces.Trials], tuple[Any, Any]],
-  carry: Any,
-  trials: interfaces.Trials,
-  size: int | None,
-  zero: Any,
-) -> tuple[Any, Any]:
-  """As `scan_windows`, with the sum of the outs, from `zero` on, for them all.
-
-  Memory for one out, where `scan_windows` keeps one per window.
-  """
-
-  def summed(carry, window):
-    carry, total = carry
-    carry, out = body(carry, window)
-    return (carry, jax.tree.map(jnp.add, total, out)), None
-
-  return scan_windows(summed, (carry, zero), trials, size)[0]
-
-
 def first_window(
   trials: interfaces.Trials, size: int | None
 ) -> interfaces.Trials:
   """The first window of trials: the shapes of all but the last, shorter one."""
   num_steps = trials.mask.shape[0]
   return _steps(trials, 0, min(size or num_steps, num_steps))
-
-
-def zeros_of(function: Callable[..., Any], *args: Any) -> Any:
-  """Zeros like the result of a function, which is only traced."""
-  return jax.tree.map(
-    lambda s: jnp.zeros(s.shape, s.dtype), jax.eval_shape(function, *args)
-  )
 
 
 def _steps(trials: interfaces.Trials, start: int, end: int):

@@ -9,8 +9,11 @@ import jax.numpy as jnp
 import pytest
 
 from bionet_core import platforms
+from bionet_learners.training import ranges
+from experiments import session
 from experiments.configs import copying
 from experiments.runs import build, numerics, saved
+from tests.experiments import smoke
 
 
 @pytest.fixture(autouse=True)
@@ -65,6 +68,19 @@ def test_a_run_that_cannot_go_on_bit_for_bit_says_so():
     assert numerics.notes(config()) == ()
     (note,) = numerics.notes(config(deterministic=False))
   assert note.startswith('deterministic=False')
+
+
+def test_where_it_goes_on_it_says_so(tmp_path, no_figures, capsys):
+  """Truth: the clause, of a run that stopped at its first border."""
+  small = smoke.config('copying')
+  small.deterministic = False
+  with pytest.raises(ranges.InterruptedRun):
+    smoke.run(small, tmp_path, interrupted=lambda: True)
+  capsys.readouterr()
+  with platforms.traced_for('cuda'):
+    session.train(small, tmp_path)
+  said = capsys.readouterr().out
+  assert 'it may not go on bit for bit: deterministic=False, and an' in said
 
 
 def test_a_run_records_and_is_opened_with_what_its_config_says(finished):

@@ -13,25 +13,13 @@ import numpy as np
 import pytest
 
 from bionet_learners.training import ranges
-from experiments import runs, session
+from experiments import runs
 from experiments.configs import copying
-from experiments.figures import confusion_matrix, learning_curve
-from experiments.runs import build, saved
+from experiments.runs import build
 from experiments.shell import workdirs
+from tests.experiments import smoke
 
-
-def _train(workdir, **settings):
-  config = copying.get_config('smoke')
-  run = build.build(config)
-  workdirs.create(workdir, config, run.first.task.spec)
-  state, first = saved.begin(config, run, workdir)
-  return session.train_from(config, run, workdir, state, first, **settings)
-
-
-@pytest.fixture(autouse=True)
-def no_figures(monkeypatch):
-  for figure in (learning_curve, confusion_matrix):
-    monkeypatch.setattr(figure, 'draw', lambda *_: None)
+pytestmark = pytest.mark.usefixtures('no_figures')
 
 
 def test_a_finished_run_is_opened(finished):
@@ -61,7 +49,7 @@ def test_a_finished_run_is_opened(finished):
 def test_an_interrupted_run_is_opened(tmp_path):
   """Truth: the first border, after two of six updates; not the seed's state."""
   with pytest.raises(ranges.InterruptedRun):
-    _train(tmp_path, interrupted=lambda: True)
+    smoke.run(smoke.config('copying'), tmp_path, interrupted=lambda: True)
   run, state = runs.open(tmp_path)
   assert int(state.step) == 2 and run.num_updates == 6
   start = build.build(copying.get_config('smoke')).first

@@ -19,7 +19,6 @@ from experiments import session
 from experiments.configs import compose
 from experiments.configs import copying as copying_config
 from experiments.configs import prototypes as prototypes_config
-from experiments.figures import confusion_matrix, learning_curve
 from experiments.runs import build, parallel, saved, updates
 from experiments.shell import workdirs
 
@@ -289,11 +288,9 @@ def test_typed_keys_go_to_the_devices_and_back():
   ],
 )
 def test_saved_on_two_goes_on_on_one_and_four(
-  make_config, counts, on_one, tmp_path, monkeypatch
+  make_config, counts, on_one, tmp_path, no_figures
 ):
   """Truth: 20 updates on one device. Saved after 10 on two."""
-  for figure in (learning_curve, confusion_matrix):
-    monkeypatch.setattr(figure, 'draw', lambda *_: None)
   intervals = {'log_every': 5, 'eval_every': 20, 'checkpoint_every': 10}
   for then in counts:
     workdir = tmp_path / str(then)

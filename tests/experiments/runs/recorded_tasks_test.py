@@ -10,9 +10,10 @@ import pathlib
 import numpy as np
 import pytest
 
+from experiments import runs, session
 from experiments.configs import compose
 from experiments.runs import build
-from experiments.shell import workdirs
+from tests.experiments import smoke
 
 TRIALS = pathlib.Path(__file__).parents[2] / 'tasks' / 'recorded' / 'trials.csv'
 MINE = """\
@@ -48,7 +49,7 @@ def test_a_csv_file_is_a_task_of_a_config():
   assert again.first.task.spec.num_data == 30
 
 
-def test_a_file_that_changes_is_noticed(tmp_path):
+def test_a_file_that_changes_is_noticed(tmp_path, no_figures, capsys):
   """Truth: one label is another; then nothing goes on, and nothing is judged.
 
   Mutant: the path alone is what the run remembers.
@@ -56,16 +57,22 @@ def test_a_file_that_changes_is_noticed(tmp_path):
   file, workdir = tmp_path / 'trials.csv', tmp_path / 'run'
   file.write_bytes(TRIALS.read_bytes())
   settings = config('from_csv', path=str(file), trial='trial')
-  run = build.build(settings)
-  workdirs.create(workdir, settings, run.first.task.spec)
-  workdirs.check_data(workdir, build.build(settings).first.task.spec)
+  smoke.run(settings, workdir)
+  runs.open(workdir)
   head, *lines = TRIALS.read_text().splitlines()
   *cells, label = lines[-1].split(',')
   other = {'left': 'right', 'right': 'left'}[label]
   lines[-1] = ','.join([*cells, other])
   file.write_text('\n'.join([head, *lines, '']))
   with pytest.raises(ValueError, match='the data of its task have changed'):
-    workdirs.check_data(workdir, build.build(settings).first.task.spec)
+    runs.open(workdir)
+  for status in ('finished', 'unfinished'):
+    if status == 'unfinished':
+      (workdir / 'result.json').unlink()
+    capsys.readouterr()
+    with pytest.raises(SystemExit, match='2'):
+      session.train(settings, workdir)
+    assert 'the data of its task have changed' in capsys.readouterr().err
 
 
 def test_a_factory_of_somebody_else_makes_a_task_of_arrays(

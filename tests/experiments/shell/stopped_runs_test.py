@@ -144,50 +144,46 @@ def seconds(process) -> float:
   return (int(user) + int(system)) / os.sysconf('SC_CLK_TCK')
 
 
-@pytest.mark.skipif(not pathlib.Path('/proc').is_dir(), reason='reads /proc')
+def ended(name, work, *command):
+  """Status and standard error of a command that a signal ends.
+
+  Args:
+    name: of the signal.
+    work: CPU seconds of the command before it comes.
+    *command: its module and flags.
+  """
+  if not pathlib.Path('/proc').is_dir():
+    pytest.skip('reads /proc')
+  with subprocess.Popen(
+    [sys.executable, '-m', *command],
+    cwd=REPO,
+    stderr=subprocess.PIPE,
+    text=True,
+  ) as process:
+    while seconds(process) < work:
+      time.sleep(0.01)
+    process.send_signal(getattr(signal, name))
+    _, error = process.communicate(timeout=60)
+  return process.returncode, error
+
+
 @pytest.mark.parametrize('name', [*NOTED, 'SIGINT'])
 def test_it_is_heard_while_it_imports(tmp_path, name):
   """Truth: .3 s of work after the start; a mutant ends by the signal itself."""
   workdir = tmp_path / 'run'
-  process = subprocess.Popen(
-    [
-      sys.executable,
-      '-m',
-      'experiments.train',
-      '--config=experiments/configs/prototypes.py:smoke',
-      f'--workdir={workdir}',
-    ],
-    cwd=REPO,
-    stderr=subprocess.PIPE,
-    text=True,
-  )
-  with process:
-    while seconds(process) < 0.3:
-      time.sleep(0.01)
-    process.send_signal(getattr(signal, name))
-    _, error = process.communicate(timeout=60)
+  config = '--config=experiments/configs/prototypes.py:smoke'
   said, status = 'asked to stop', 75
   if name == 'SIGINT':
     said, status = 'interrupted', 130
-  assert (process.returncode, error) == (status, f'error: {said}: {EARLY}\n')
+  end = ended(name, 0.3, 'experiments.train', config, f'--workdir={workdir}')
+  assert end == (status, f'error: {said}: {EARLY}\n')
   assert not workdir.exists()
 
 
-@pytest.mark.skipif(not pathlib.Path('/proc').is_dir(), reason='reads /proc')
 def test_a_command_that_saves_nothing_ends_at_once(tmp_path):
   """Truth: one line and 130, after a second of work. Mutant: a traceback."""
-  process = subprocess.Popen(
-    [sys.executable, '-m', 'experiments.evaluate', f'--workdir={tmp_path}'],
-    cwd=REPO,
-    stderr=subprocess.PIPE,
-    text=True,
-  )
-  with process:
-    while seconds(process) < 1:
-      time.sleep(0.01)
-    process.send_signal(signal.SIGINT)
-    _, error = process.communicate(timeout=60)
-  assert (process.returncode, error) == (130, f'error: interrupted: {EARLY}\n')
+  end = ended('SIGINT', 1, 'experiments.evaluate', f'--workdir={tmp_path}')
+  assert end == (130, f'error: interrupted: {EARLY}\n')
 
 
 @pytest.mark.parametrize(

@@ -244,8 +244,7 @@ def sum_over_steps(
   """
   steps = (trials.inputs, trials.targets, trials.mask)
   first = jax.tree.map(lambda x: x[0], steps)
-  shapes = jax.eval_shape(advance, carried, first)[1]
-  total = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes)
+  _, total = platforms.zeros_of(advance, carried, first)
 
   def body(carry, data):
     carried, total = carry

@@ -1,7 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """Truncated backpropagation through time: credit of a window's own steps."""
 
-from bionet_core import interfaces
+import jax
+import jax.numpy as jnp
+
+from bionet_core import interfaces, platforms
 from bionet_learners import base, windows
 from bionet_learners.reverse import bptt
 
@@ -38,17 +41,20 @@ def truncated_bptt(
   whole = bptt.bptt(cell, loss)
 
   def estimate(params, constants, rule_state, key, trials):
-    def of_window(rule_state, window):
+    def of_window(carry, window):
+      total, rule_state = carry
       result, rule_state = whole.estimate(
         params, constants, rule_state, key, window
       )
-      return rule_state, result
+      return (jax.tree.map(jnp.add, total, result), rule_state), None
 
     first = windows.first_window(trials, window)
-    _, zero = windows.zeros_of(of_window, rule_state, first)
-    rule_state, result = windows.sum_over_windows(
-      of_window, rule_state, trials, window, zero
+    zero, _ = platforms.zeros_of(
+      whole.estimate, params, constants, rule_state, key, first
     )
-    return result, rule_state
+    carry, _ = windows.scan_windows(
+      of_window, (zero, rule_state), trials, window
+    )
+    return carry
 
   return whole._replace(estimate=estimate, claim=base.Claim(step=True))

@@ -157,10 +157,9 @@ def score_function(
     _, emission, _ = jax.eval_shape(
       advance, start.state, start.steps, trials.inputs[0]
     )
-    shapes = jax.eval_shape(
+    nothing = platforms.zeros_of(
       score, params, emission, trials.targets[0], trials.mask[0]
     )
-    nothing = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes)
     (_, _, total, (value, metrics)), _ = platforms.scan(
       judge,
       (start.state, start.steps, jnp.zeros(size, nothing[0].dtype), nothing),

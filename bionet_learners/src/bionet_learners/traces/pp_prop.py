@@ -119,7 +119,7 @@ def pp_prop(
       )
       return (args[1], total), None
 
-    zero = windows.zeros_of(
+    zero = platforms.zeros_of(
       lambda step: learn(*move(memory, step)), windows.first_window(trials, 1)
     )
     (memory, (by_params, by_learned, sums, total, metrics)), _ = (

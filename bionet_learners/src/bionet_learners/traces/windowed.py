@@ -261,7 +261,7 @@ def forward(
   # Of the gradient the shapes are known: tracing it for them would take half of
   # the time that tracing the rule takes.
   first = windows.first_window(trials, settings.window)
-  scores = windows.zeros_of(
+  scores = platforms.zeros_of(
     objective, params, learned, memory.state, memory.steps, first
   )
   gradients = jax.tree.map(jnp.zeros_like, (params, learned))

@@ -51,7 +51,7 @@ def _check_trained(trained: np.ndarray, judged: np.ndarray) -> None:
   if len(unknown):
     raise ValueError(
       f'held_out: class {unknown[0]} is asked for in held-out trials and in no '
-      'training trial; hold out others.'
+      'training trial; hold out others, or choose another split.'
     )
 
 
