@@ -51,13 +51,30 @@ def test_cross_entropy_is_the_masked_mean_of_log_softmax():
   )
 
 
-def test_cross_entropy_refuses_float_classes_and_wrong_ranks():
-  """Truth: the documented types."""
-  outputs, mask = jnp.zeros((3, 2)), jnp.ones(3)
+@pytest.mark.parametrize('kind', [list, int, bool, np.uint8, float])
+def test_a_loss_takes_lists_and_masks_of_any_kind(kind):
+  """Truth: ln(1 + 1/e + 1/e^2) / 2 nats; (4 + 1 + 0) / 3 / 2."""
+  scores, mask = [[1, 2, 3], [1, 2, 3]], [1, 0]
+  given = mask if kind is list else np.asarray(mask, kind)
+  loss, metrics = base.cross_entropy(scores, [2, -100], given)
+  assert float(loss) == pytest.approx(0.2038029, rel=1e-6)
+  assert metrics['accuracy'] == 0.5
+  assert loss.dtype == jnp.float32
+  loss, _ = base.squared_error(scores, [[3, 1, 3], [9, 9, 9]], given)
+  assert float(loss) == pytest.approx(5 / 6)
+
+
+@pytest.mark.parametrize('loss', [base.cross_entropy, base.squared_error])
+@pytest.mark.parametrize(
+  ('outputs', 'num_trials', 'mask'),
+  [((3,), 3, (3,)), ((3, 2), 3, (3, 1)), ((3, 2), 2, (3,)), ((3, 2), 3, (2,))],
+)
+def test_a_loss_refuses_other_shapes(loss, outputs, num_trials, mask):
+  """Truth: `[B, O]`, `[B]` or `[B, O]`, and `[B]`, of one B."""
+  kinds = {base.cross_entropy: np.zeros(num_trials, int)}
+  targets = kinds.get(loss, np.zeros((num_trials, 2)))
   with pytest.raises(AssertionError):
-    base.cross_entropy(outputs, jnp.zeros(3), mask)
-  with pytest.raises(AssertionError):
-    base.cross_entropy(outputs, jnp.zeros((3, 1), int), mask)
+    loss(np.zeros(outputs), targets, np.ones(mask))
 
 
 def test_sum_over_steps_is_the_loop_over_steps():

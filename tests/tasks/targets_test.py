@@ -53,23 +53,27 @@ CASES = {
     'trials: targets=int32[8, 10]: must be class numbers, int [B]; of one-hot '
     'targets take jnp.argmax(targets, axis=-1).',
   ),
+  'one-hot of a class too many': (
+    COPYING,
+    lambda targets: jnp.pad(one_hot(targets), [(0, 0), (0, 0), (0, 1)]),
+    'trials: targets=float32[8, 11]: must be class numbers, int [B]; of '
+    'one-hot targets take jnp.argmax(targets, axis=-1).',
+  ),
   'classes as floats': (
     COPYING,
     lambda targets: targets.astype(float),
-    'trials: Error in type compatibility check: input 1 has type float32 but '
-    "expected <class 'int'>.",
+    'trials: targets=float32[8]: must be class numbers, int [B].',
   ),
   'classes in a column': (
     COPYING,
     lambda targets: targets[..., None],
-    'trials: Error in rank compatibility check: input 1 has rank 2 (shape '
-    '(8, 1)) but expected 1.',
+    'trials: targets=int32[8, 1]: must be class numbers, int [B]; of one-hot '
+    'targets take jnp.argmax(targets, axis=-1).',
   ),
   'a number for a vector': (
     LORENZ,
     lambda targets: targets[..., 0],
-    'trials: Error in rank compatibility check: input 1 has rank 1 (shape '
-    '(8,)) but expected 2.',
+    'trials: targets=float32[8]: must be float32[8, 3], as the outputs.',
   ),
 }
 

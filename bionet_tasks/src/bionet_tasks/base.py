@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from jax.typing import ArrayLike
 
 from bionet_core import class_labels, interfaces, unroll
 
@@ -151,7 +152,7 @@ class Task(NamedTuple):
 
 
 def cross_entropy(
-  outputs: jax.Array, targets: jax.Array, mask: jax.Array
+  outputs: ArrayLike, targets: ArrayLike, mask: ArrayLike
 ) -> tuple[jax.Array, dict[str, jax.Array]]:
   """Softmax cross-entropy in nats, and accuracy.
 
@@ -162,7 +163,8 @@ def cross_entropy(
   its gradient NaN where it cannot be refused.
 
   Args:
-    outputs: scores float `[B, O]`.
+    outputs: scores float `[B, O]`; lists and integers are taken as floats, as
+      those of the mask are.
     targets: classes int `[B]`, from 0 to O - 1 where the mask is not 0.
     mask: float `[B]`.
 
@@ -170,17 +172,18 @@ def cross_entropy(
     The loss `[]` and `{'accuracy': []}`, weighted by the mask.
 
   Raises:
-    AssertionError: for other shapes or types.
-    ValueError: for one-hot targets, and for an asked target that is no class,
-      where targets and mask are concrete; a compiled program cannot raise.
+    AssertionError: for other shapes of the outputs or of the mask.
+    ValueError: for targets that are not numbers of classes, and for an asked
+      one that is no class, where targets and mask are concrete; a compiled
+      program cannot raise.
   """
-  if targets.shape == outputs.shape:
+  outputs, targets, mask = _arrays(outputs, targets, mask)
+  if targets.ndim != 1 or not jnp.issubdtype(targets.dtype, jnp.integer):
+    advice = 'of one-hot targets take jnp.argmax(targets, axis=-1)'
     raise ValueError(
-      f'targets={targets.dtype}{list(targets.shape)}: must be class numbers, '
-      'int [B]; of one-hot targets take jnp.argmax(targets, axis=-1).'
+      f'targets={_words(targets)}: must be class numbers, int [B]'
+      + (f'; {advice}.' if targets.ndim == 2 else '.')
     )
-  chex.assert_rank([outputs, targets, mask], [2, 1, 1])
-  chex.assert_type([outputs, targets, mask], [float, int, float])
   num_classes = outputs.shape[-1]
   class_labels.check_classes(targets, num_classes, mask)
   outputs, targets = (
@@ -198,7 +201,7 @@ def cross_entropy(
 
 
 def squared_error(
-  outputs: jax.Array, targets: jax.Array, mask: jax.Array
+  outputs: ArrayLike, targets: ArrayLike, mask: ArrayLike
 ) -> tuple[jax.Array, dict[str, jax.Array]]:
   """Squared error, the mean over outputs.
 
@@ -213,9 +216,16 @@ def squared_error(
 
   Returns:
     The loss `[]` and the same as `{'mse': []}`.
+
+  Raises:
+    AssertionError: for other shapes of the outputs or of the mask.
+    ValueError: for targets of another shape than the outputs.
   """
-  chex.assert_rank([outputs, targets, mask], [2, 2, 1])
-  chex.assert_equal_shape([outputs, targets])
+  outputs, targets, mask = _arrays(outputs, targets, mask)
+  if targets.shape != outputs.shape:
+    raise ValueError(
+      f'targets={_words(targets)}: must be {_words(outputs)}, as the outputs.'
+    )
   outputs, targets = (
     unroll.where_asked(mask, outputs),
     unroll.where_asked(mask, targets),
@@ -223,6 +233,27 @@ def squared_error(
   errors = jnp.mean(jnp.square(outputs - targets), axis=-1)
   mse = jnp.mean(errors * mask)
   return mse, {'mse': mse}
+
+
+def _arrays(outputs, targets, mask):
+  """Outputs `[B, O]` and mask `[B]` as floats, targets `[B, ...]` as given.
+
+  Raises:
+    AssertionError: for other ranks and for unequal numbers of trials.
+  """
+  outputs, targets, mask = map(jnp.asarray, (outputs, targets, mask))
+  chex.assert_rank([outputs, mask], [2, 1])
+  chex.assert_equal_shape_prefix([outputs, targets, mask], 1)
+  return _as_float(outputs), targets, _as_float(mask)
+
+
+def _as_float(values):
+  real = jnp.issubdtype(values.dtype, jnp.floating)
+  return values if real else values.astype(float)
+
+
+def _words(values):
+  return f'{values.dtype}{list(values.shape)}'
 
 
 def sum_over_steps(
