@@ -190,9 +190,7 @@ def check_network(
   )
   law = 'settle: a free phase does not see the label'
   _same(law, free_clamped, free, exact=True)
-  scores, clamped_scores = (
-    read(params, constants, state) for state in settled
-  )
+  scores, clamped_scores = (read(params, constants, state) for state in settled)
   law = 'readout: after a free phase it does not see the label'
   _same(law, clamped_scores, scores, exact=True)
   fits = scores.shape == (batch, num_classes)
