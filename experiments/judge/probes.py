@@ -83,14 +83,19 @@ def record(
   stage = run.first
   held_out = stage.task.evaluations['held_out']
   index = jnp.asarray(numbers)
-  # All trials are drawn: a sample of a stream depends on the rows beside it.
-  drawn = held_out.sample(stage.keys.held_out, jnp.arange(held_out.num_trials))
-  trials = dataclasses.replace(
-    drawn,
-    index=drawn.index[index],
-    **jax.tree.map(lambda x: x[:, index], unroll.timed(drawn)),
-  )
-  trials = padding.without_padding(trials, keep_unasked=True)
+
+  @jax.jit
+  def shown(key):
+    # All trials are drawn: a sample of a stream depends on the rows beside it.
+    drawn = held_out.sample(key, jnp.arange(held_out.num_trials))
+    trials = dataclasses.replace(
+      drawn,
+      index=drawn.index[index],
+      **jax.tree.map(lambda x: x[:, index], unroll.timed(drawn)),
+    )
+    return padding.without_padding(trials, keep_unasked=True)
+
+  trials = shown(stage.keys.held_out)
   key = stage.keys.held_out_noise
   if isinstance(stage.dynamics, interfaces.RelaxationNetwork):
     inside = lambda: _sweeps(stage.dynamics, state, key, trials)  # noqa: E731

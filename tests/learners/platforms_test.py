@@ -67,15 +67,29 @@ UPDATES = {
 }
 
 
-def update_for(platform, learner, trials):
+def update_for(platform, learner, state, trials):
   """Traced for a platform: `.lower(...)`, and what it gives on this one."""
-  state = learner.init(KEY, trials)
-
-  def update(trials):
-    return learner.update(state, KEY, trials)
-
   with platforms.traced_for(platform):
-    return jax.jit(update).trace(trials)
+    return jax.jit(lambda *args: learner.update(*args)).trace(
+      state, KEY, trials
+    )
+
+
+@pytest.fixture
+def short_rounds(monkeypatch):
+  """Two steps in a round: ten take five times as long to compile."""
+  monkeypatch.setattr(platforms, '_UNROLLED', 2)
+
+
+def in_both_forms(learner, trials):
+  """Parameters: the first, and those after an update in either form."""
+  state = jax.jit(learner.init)(KEY, trials)
+  after = (
+    update_for(form, learner, state, trials).lower().compile()
+    for form in ('cpu', 'cuda')
+  )
+  ours, theirs = (run(state, KEY, trials)[0].params for run in after)
+  return state.params, ours, theirs
 
 
 class Loop:
@@ -146,7 +160,8 @@ def test_loops_are_counted():
 def test_the_program_for_cuda_waits_for_nothing(name):
   """Truth: no loop over trials, no conditional, ten steps in a round."""
   learner, trials = UPDATES[name]()
-  traced = update_for('cuda', learner, trials)
+  state = jax.eval_shape(learner.init, KEY, trials)
+  traced = update_for('cuda', learner, state, trials)
   text = traced.lower(lowering_platforms=('cuda',)).as_text()
   loops = main_of(text).all()
   assert sum(loop.cases for loop in loops) == 0
@@ -168,27 +183,24 @@ def test_the_program_for_cuda_waits_for_nothing(name):
     for name in UPDATES
   ],
 )
-def test_both_forms_have_the_same_value(name):
+def test_both_forms_have_the_same_value(name, short_rounds):
   """Truth: the CPU's form; and the parameters move."""
   learner, trials = UPDATES[name]()
   # Some trials are asked before the others, and the first steps of none are.
   if trials.mask.shape[0] > 1:
     mask = trials.mask.at[T // 2 : T - K, ::2].set(0)
     trials = dataclasses.replace(trials, mask=mask)
-  ours, theirs = (
-    update_for(form, learner, trials).lower().compile()(trials)
-    for form in ('cpu', 'cuda')
-  )
-  start = learner.init(KEY, trials).params
+  start, ours, theirs = in_both_forms(learner, trials)
   for x, y, before in zip(
-    *map(jax.tree.leaves, (ours[0].params, theirs[0].params, start)),
-    strict=True,
+    *map(jax.tree.leaves, (ours, theirs, start)), strict=True
   ):
     np.testing.assert_allclose(y, x, rtol=1e-6, atol=1e-6)
     assert not np.array_equal(x, before) or not x.any()
 
 
-def test_a_loss_over_those_that_are_asked_has_a_gradient_in_both_forms():
+def test_a_loss_over_those_that_are_asked_has_a_gradient_in_both_forms(
+  short_rounds,
+):
   """Truth: the CPU's, which skips a step that divides by 0. Mutant: its NaN."""
 
   def loss(outputs, targets, mask):
@@ -197,10 +209,7 @@ def test_a_loss_over_those_that_are_asked_has_a_gradient_in_both_forms():
 
   rule = d_rtrl.d_rtrl(CELL, loss)
   learner, trials = base.descend(rule, optax.sgd(0.1)), contracts.trials(T, B)
-  ours, theirs = (
-    update_for(form, learner, trials).lower().compile()(trials)[0].params
-    for form in ('cpu', 'cuda')
-  )
+  _, ours, theirs = in_both_forms(learner, trials)
   for x, y in zip(*map(jax.tree.leaves, (ours, theirs)), strict=True):
     assert np.all(np.isfinite(x))
     np.testing.assert_allclose(y, x, rtol=1e-6, atol=1e-6)

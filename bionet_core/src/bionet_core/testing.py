@@ -41,9 +41,17 @@ def check_cell(
   batch = _check_inputs(inputs)
   key, other_key = jax.random.split(unroll.seed_key(seed))
   params, constants = _check_init(cell.init, key, other_key, inputs)
-  index = jnp.arange(7, 7 + batch)
+  index = np.arange(7, 7 + batch, dtype=np.int32)
   sequence = np.stack([np.roll(inputs, t, 0) for t in range(_NUM_STEPS)])
-  start = unroll.initial_state(cell, constants, key, index)
+
+  @jax.jit
+  def begun(index):
+    keys = unroll.trial_keys(key, index)
+    steps = [jnp.full(index.shape, t) for t in range(_NUM_STEPS)]
+    noise = [unroll.step_keys(keys, step) for step in steps]
+    return unroll.initial_state(cell, constants, key, index), noise
+
+  start, (noise, *_) = begun(index)
   _leads_with_batch('initial_state', start, batch)
 
   def advance(params, state, keys, step_inputs):
@@ -51,7 +59,7 @@ def check_cell(
     return emission, cell.readout(params, constants, emission), state
 
   # One step: its shapes, and what the compiler makes of it.
-  args = (params, start, unroll.trial_keys(key, index), inputs)
+  args = (params, start, noise, inputs)
   results = emission, outputs, after = advance(*args)
   _same_types('step: the new state and the old', after, start)
   _same_types('step: eval_shape', jax.eval_shape(advance, *args), results)
@@ -63,13 +71,11 @@ def check_cell(
 
   # Whole trials: a loop over steps written out is what the scan must equal.
   def loop(index, sequence):
-    state = unroll.initial_state(cell, constants, key, index)
-    keys, outputs = unroll.trial_keys(key, index), []
-    for t, step_inputs in enumerate(sequence):
-      noise = unroll.step_keys(keys, jnp.full(index.shape, t))
-      _, output, state = jitted(params, state, noise, step_inputs)
+    (state, noise), outputs = begun(index), []
+    for keys, step_inputs in zip(noise, sequence, strict=True):
+      _, output, state = jitted(params, state, keys, step_inputs)
       outputs.append(np.asarray(output))
-    return np.stack(outputs, axis=1), state
+    return np.stack(outputs, axis=1), jax.tree.map(np.asarray, state)
 
   whole = loop(index, sequence)
   goals = np.random.default_rng(seed).normal(size=whole[0].shape)
@@ -102,8 +108,8 @@ def check_cell(
 
   _same(
     'trials permuted with their index = results permuted',
-    loop(jnp.roll(index, 1), np.roll(sequence, 1, 1)),
-    jax.tree.map(lambda x: jnp.roll(x, 1, 0), whole),
+    loop(np.roll(index, 1), np.roll(sequence, 1, 1)),
+    jax.tree.map(lambda x: np.roll(x, 1, 0), whole),
   )
   for b in range(batch):
     _same(
@@ -141,8 +147,9 @@ def check_network(
   keys = unroll.trial_keys(key, jnp.arange(batch))
   params, constants = _check_init(network.init, key, other_key, inputs)
   targets = jnp.asarray(np.arange(batch) % num_classes)
-  blank = network.initial_state(params, constants, inputs, None)
-  clamped = network.initial_state(params, constants, inputs, targets)
+  begin, read = jax.jit(network.initial_state), jax.jit(network.readout)
+  blank = begin(params, constants, inputs, None)
+  clamped = begin(params, constants, inputs, targets)
   _leads_with_batch('initial_state', blank, batch)
   _same_types('initial_state: with and without targets', clamped, blank)
   compiled = jax.jit(network.settle, static_argnames=('messages', 'sweeps'))
@@ -183,9 +190,7 @@ def check_network(
   )
   law = 'settle: a free phase does not see the label'
   _same(law, free_clamped, free, exact=True)
-  scores, clamped_scores = (
-    network.readout(params, constants, state) for state in settled
-  )
+  scores, clamped_scores = (read(params, constants, state) for state in settled)
   law = 'readout: after a free phase it does not see the label'
   _same(law, clamped_scores, scores, exact=True)
   fits = scores.shape == (batch, num_classes)
@@ -195,6 +200,7 @@ def check_network(
     return network.local_loss(params, constants, state, targets, gate)
 
   state = settle(settle(clamped, 'all', 2)[0], 'free', 2)[0]
+  state = jax.tree.map(np.asarray, state)
   descend = jax.jit(jax.value_and_grad(loss, argnums=(0, 1), allow_int=True))
   value, (gradient, frozen) = descend(params, state, targets)
   plain = loss(params, state, targets)
@@ -210,7 +216,7 @@ def check_network(
     gated = descend(params, state, targets, gate)[1][0]
     _same(f'local_loss: a gate on trial {b} = the trial alone', gated, of_trial)
     singles.append(of_trial)
-  mean = jax.tree.map(lambda *x: sum(x) / batch, *singles)
+  mean = jax.tree.map(lambda *x: sum(map(np.asarray, x)) / batch, *singles)
   _same('local_loss: B trials = the mean of single trials', gradient, mean)
   shut = descend(params, state, targets, 0 * gate)[1][0]
   nothing = jax.tree.map(np.zeros_like, params)
@@ -255,7 +261,7 @@ def _check_gradient(of, gradient, params):
   leaves = jax.tree.leaves_with_path(gradient)
   for path, leaf in leaves:
     _require(np.all(np.isfinite(leaf)), f'{law} is not finite in {_name(path)}')
-  alive = any(np.any(leaf != 0) for _, leaf in leaves)
+  alive = any(np.any(np.asarray(leaf)) for _, leaf in leaves)
   _require(alive or not leaves, f'{law} is zero in every parameter')
 
 

@@ -27,7 +27,7 @@ def _random_problem(trials, seed, num_steps, dtype) -> interfaces.Trials:
   rows = np.arange(2) % trials.index.shape[0]
   last = trials.mask.shape[0] - 1 - np.arange(num_steps)[::-1]
   # Of late steps, where the targets of most tasks are.
-  targets = trials.targets[np.maximum(last, 0)][:, rows]
+  targets = np.asarray(trials.targets)[np.maximum(last, 0)][:, rows]
   if jnp.issubdtype(targets.dtype, jnp.inexact):
     targets = targets.astype(dtype)
   mask = np.zeros((num_steps, 2))
@@ -35,9 +35,9 @@ def _random_problem(trials, seed, num_steps, dtype) -> interfaces.Trials:
   shape = (num_steps, 2, *trials.inputs.shape[2:])
   return interfaces.Trials(
     inputs=jax.random.normal(unroll.seed_key(seed), shape, dtype),
-    targets=targets,
+    targets=jnp.asarray(targets),
     mask=jnp.asarray(mask, dtype),
-    index=jnp.arange(2),
+    index=jnp.asarray(np.arange(2)),
   )
 
 
@@ -166,12 +166,13 @@ class Credit:
     state, estimate = begun(), jax.jit(rule.estimate)
     if not in_windows:
       return estimate(params, constants, state, key, trials)[0].gradient
-    total = jax.tree.map(jnp.zeros_like, params)
+    total = jax.tree.map(np.zeros_like, params)
+    steps = jax.tree.map(np.asarray, unroll.timed(trials))
     for t in range(trials.mask.shape[0]):
-      timed = jax.tree.map(lambda x, t=t: x[t : t + 1], unroll.timed(trials))
+      timed = jax.tree.map(lambda x, t=t: x[t : t + 1], steps)
       window = interfaces.Trials(index=trials.index, **timed)
       result, state = estimate(params, constants, state, key, window)
-      total = jax.tree.map(jnp.add, total, result.gradient)
+      total = jax.tree.map(np.add, total, result.gradient)
     return total
 
   @functools.cached_property
@@ -209,7 +210,7 @@ class Credit:
       return jax.tree.map(lambda a, b, e: a - b + e, got, wanted, exact)
 
     bias = oracles.bias(jax.lax.map(difference, keys), exact, self._key)
-    worst = float(jnp.max(jnp.abs(bias.z)))
+    worst = float(np.max(np.abs(bias.z)))
     assert worst < _MOST_Z, (
       f'it is not BPTT on average: |z| is {worst:.1f} along one of 8 directions'
     )

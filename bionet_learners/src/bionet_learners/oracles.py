@@ -6,6 +6,7 @@ and relative error say how far an approximation is; the bias test is for
 estimates that are right only on average.
 """
 
+import functools
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -48,18 +49,22 @@ def finite_differences(
         f'finite differences need float64; {jax.tree_util.keystr(path)} is '
         f'{leaf.dtype}.'
       )
-  flat, unravel = flatten_util.ravel_pytree(params)
 
   @jax.jit
-  def slope(i):
-    nudge = jnp.zeros_like(flat).at[i].set(step)
-    ahead, behind = (
-      objective(unravel(flat + nudge)),
-      objective(unravel(flat - nudge)),
-    )
-    return (ahead - behind) / (2 * step)
+  def slopes(params):
+    flat, unravel = flatten_util.ravel_pytree(params)
 
-  return unravel(jax.lax.map(slope, jnp.arange(flat.size)))
+    def slope(i):
+      nudge = jnp.zeros_like(flat).at[i].set(step)
+      ahead, behind = (
+        objective(unravel(flat + nudge)),
+        objective(unravel(flat - nudge)),
+      )
+      return (ahead - behind) / (2 * step)
+
+    return unravel(jax.lax.map(slope, jnp.arange(flat.size)))
+
+  return slopes(params)
 
 
 def norm(tree: interfaces.ArrayTree) -> float:
@@ -108,6 +113,7 @@ class Bias(NamedTuple):
   standard_error: jax.Array
 
 
+@functools.partial(jax.jit, static_argnames='directions')
 def bias(
   estimates: interfaces.ArrayTree,
   reference: interfaces.ArrayTree,

@@ -290,7 +290,7 @@ class _Check:
     updates = self._estimate(self._trials).gradient
     chex.assert_trees_all_equal_shapes_and_dtypes(updates, self._params)
     chex.assert_tree_all_finite(updates)
-    largest = max(jnp.max(jnp.abs(u)) for u in jax.tree.leaves(updates))
+    largest = max(np.max(np.abs(u)) for u in jax.tree.leaves(updates))
     assert largest > 0, 'all updates are zero on these trials'
 
   def is_pure(self):
@@ -305,7 +305,7 @@ class _Check:
       self._estimate(_take(self._trials, slice(b, b + 1)))
       for b in range(self._batch)
     ]
-    mean = jax.tree.map(lambda *x: jnp.mean(jnp.stack(x), axis=0), *single)
+    mean = jax.tree.map(lambda *x: np.mean(np.stack(x), axis=0), *single)
     whole = self._estimate(self._trials)
     _assert_close(
       (whole.gradient, whole.loss),
@@ -316,9 +316,9 @@ class _Check:
   def padding_changes_nothing(self):
     if self._trials.mask.shape[0] == 1:  # static trials have no steps to add
       return
-    timed = unroll.timed(self._trials)
+    timed = jax.tree.map(np.asarray, unroll.timed(self._trials))
     padded = {
-      name: jnp.concatenate([x, jnp.zeros_like(x[:2])])
+      name: np.concatenate([x, np.zeros_like(x[:2])])
       for name, x in timed.items()
     }
     _assert_close(
@@ -394,8 +394,8 @@ class _Check:
 
 
 def _take(trials: interfaces.Trials, where: slice) -> interfaces.Trials:
-  timed = {name: x[:, where] for name, x in unroll.timed(trials).items()}
-  return interfaces.Trials(index=trials.index[where], **timed)
+  timed = jax.tree.map(lambda x: np.asarray(x)[:, where], unroll.timed(trials))
+  return interfaces.Trials(index=np.asarray(trials.index)[where], **timed)
 
 
 def _assert_close(got, wanted, message: str) -> None:

@@ -186,6 +186,12 @@ def cross_entropy(
     )
   num_classes = outputs.shape[-1]
   class_labels.check_classes(targets, num_classes, mask)
+  return _cross_entropy(outputs, targets, mask)
+
+
+@jax.jit  # where it is not within a program, it is one
+def _cross_entropy(outputs, targets, mask):
+  num_classes = outputs.shape[-1]
   outputs, targets = (
     unroll.where_asked(mask, outputs),
     unroll.where_asked(mask, targets),
@@ -265,6 +271,7 @@ def sum_over_steps(
   NaN.
   """
 
+  @jax.jit
   def metrics(outputs, trials):
     chex.assert_equal_shape_prefix([outputs, trials.targets, trials.mask], 2)
     mask = trials.mask

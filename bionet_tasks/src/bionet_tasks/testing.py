@@ -65,23 +65,22 @@ def check_task(
   """
   key, other_key = jax.random.split(unroll.seed_key(seed))
   spec, sample = task.spec, jax.jit(task.sample)
-  index = jnp.arange(batch_size)
+  index = _numbers(batch_size)
   trials = task.sample(key, index)
   _check_trials('sample', trials, task, index)
   _same('same key, same trials', task.sample(key, index), trials)
   _same('jit = plain', sample(key, index), trials, rtol=1e-6)
   _check_scores(task, trials)
-  _check_labels('sample', trials, task)
 
   # Two epochs of finite data; as many as the probe of the answer needs.
   num_data = spec.num_data or 0
   count = max(2 * num_data, _PROBE_TRIALS, 2 * batch_size)
-  run = sample(key, jnp.arange(count))
+  run = jax.tree.map(np.asarray, sample(key, _numbers(count)))
   straddling = max(0, num_data - batch_size // 2)
   for start in (0, batch_size, straddling):
-    rows = start + jnp.arange(batch_size)
+    rows = start + np.arange(batch_size)
     law = f'trials {start} to {rows[-1]} of a range = their batch'
-    _same(law, _take(run, rows), sample(key, rows), rtol=1e-6)
+    _same(law, _take(run, rows), sample(key, jnp.asarray(rows)), rtol=1e-6)
 
   alone = spec.loss_kind == 'per_trial'  # a population may share its inputs
   if alone:
@@ -90,13 +89,13 @@ def check_task(
   _require('held_out' in task.evaluations, "evaluations lack 'held_out'")
   for name, evaluation in task.evaluations.items():
     count = evaluation.num_trials
-    rows = jnp.arange(count if num_data else min(count, _PROBE_TRIALS))
-    judged = jax.jit(evaluation.sample)(key, rows)
+    rows = _numbers(count if num_data else min(count, _PROBE_TRIALS))
+    judged = jax.tree.map(np.asarray, jax.jit(evaluation.sample)(key, rows))
     # Another evaluation may have another number of steps (half the dt).
     _check_trials(name, judged, task, rows, any_steps=name != 'held_out')
     _check_labels(name, judged, task)
     if alone:
-      trained = _take(run, rows[: run.index.shape[0]])
+      trained = _take(run, np.arange(min(len(rows), len(run.index))))
       same = _equal(_take(judged, trained.index), trained)
       _require(not same, f'{name}: under one key it is the training trials')
     if num_data:
@@ -115,7 +114,7 @@ def check_task(
   if spec.num_steps > 1 and memory:
     # Samples that come again are no further evidence: one epoch at most.
     probed = min(_PROBE_TRIALS, num_data or _PROBE_TRIALS)
-    _check_answer_is_hidden(_take(run, jnp.arange(probed)))
+    _check_answer_is_hidden(_take(run, np.arange(probed)))
 
 
 def _check_trials(name, trials, task, index, *, any_steps=False):
@@ -166,12 +165,14 @@ def _check_scores(task, trials):
   )
   outputs = jnp.zeros((*trials.mask.shape, spec.num_outputs))
   last = outputs[-1], trials.targets[-1], trials.mask[-1]
-  value, _ = _scored('the loss', task.loss, *last)
+  value, _ = _scored('the loss', jax.jit(task.loss), *last)
+  _check_labels('sample', trials, task)  # a compiled loss is NaN for those
   _require(
     np.shape(value) == () and np.isfinite(value),
     f'the loss of equal outputs must be a finite scalar; got {value}',
   )
-  scores = _scored('metrics', task.metrics, outputs, trials)
+  metrics = jax.jit(task.metrics)
+  scores = _scored('metrics', metrics, outputs, trials)
   for name in (spec.metric, *spec.chance, *spec.ceiling):
     _require(
       name in scores,
@@ -182,14 +183,12 @@ def _check_scores(task, trials):
       np.shape(value) == () and np.isfinite(value),
       f'metric {name!r} of equal outputs must be a finite scalar; got {value}',
     )
-  gone = task.metrics(unroll.where_asked(trials.mask, outputs, jnp.inf), trials)
+  gone = metrics(unroll.where_asked(trials.mask, outputs, jnp.inf), trials)
   for name, value in gone.items():
     _require(
       np.isfinite(value), f'metric {name!r} reads outputs nobody asks for'
     )
-  for name, value in task.metrics(
-    outputs, testing.without_targets(trials)
-  ).items():
+  for name, value in metrics(outputs, testing.without_targets(trials)).items():
     _require(
       np.array_equal(value, scores[name]),
       f'metric {name!r} reads targets nobody asks for',
@@ -234,6 +233,11 @@ def _standardised(array):
   centred = flat - flat.mean(axis=0)
   scale = centred.std(axis=0)
   return np.divide(centred, scale, np.zeros_like(flat), where=scale > 1e-9)
+
+
+def _numbers(count):
+  """The numbers of the first trials, `[count]`; nothing is compiled."""
+  return jnp.asarray(np.arange(count))
 
 
 def _take(trials, rows):

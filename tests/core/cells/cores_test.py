@@ -157,10 +157,10 @@ def test_an_update_bias_slows_forgetting():
     'w_i': 0 * params['gru']['w_i'],
     'w_h': 0 * params['gru']['w_h'],
   }
-  start = jnp.ones((BATCH, 4))
-  _, state = cell.step(params, {}, start, None, inputs[0])
-  np.testing.assert_allclose(state, jax.nn.sigmoid(2.0) * start, rtol=1e-6)
-  plain, _ = make('gru').init(jax.random.key(1), inputs[0])
+  start = np.ones((BATCH, 4), np.float32)
+  _, state = jax.jit(cell.step)(params, {}, start, None, inputs[0])
+  np.testing.assert_allclose(state, start / (1 + np.exp(-2)), rtol=1e-6)
+  plain, _ = jax.jit(make('gru').init)(jax.random.key(1), inputs[0])
   assert not np.any(plain['gru']['b'])
 
 
@@ -368,18 +368,18 @@ def test_a_core_draws_from_the_key_of_its_trial_and_step():
   cell = haiku_cells.cell_from_core(Dropping, lambda: hk.Linear(OUTPUTS))
   inputs, keys = sequence()[0], jax.random.split(jax.random.key(2), BATCH)
   params, _ = jax.jit(cell.init)(jax.random.key(1), inputs)
-  start = cell.initial_state({}, keys)
-  emission, _ = cell.step(params, {}, start, keys, inputs)
+  start, step = cell.initial_state({}, keys), jax.jit(cell.step)
+  emission, _ = step(params, {}, start, keys, inputs)
 
   def forward(inputs):
     core = Dropping()
     return core(inputs, core.initial_state(1))[0]
 
-  apply = hk.transform(forward).apply
+  apply = jax.jit(hk.transform(forward).apply)
   for b in range(BATCH):
     expected = apply(params, keys[b], inputs[b : b + 1])
     np.testing.assert_allclose(emission[b : b + 1], expected, rtol=1e-5)
-  other, _ = cell.step(params, {}, start, keys[::-1], inputs)
+  other, _ = step(params, {}, start, keys[::-1], inputs)
   assert np.any(other != emission)
 
 
@@ -397,7 +397,7 @@ def test_start_and_step_draw_other_numbers():
   inputs, keys = sequence()[0], jax.random.split(jax.random.key(2), BATCH)
   params, _ = jax.jit(cell.init)(jax.random.key(1), inputs)
   start = cell.initial_state({}, keys)
-  emission, _ = cell.step(params, {}, start, keys, inputs)
+  emission, _ = jax.jit(cell.step)(params, {}, start, keys, inputs)
   first, second = np.split(np.asarray(emission), 2, axis=-1)
   assert np.all(np.abs(first - second) > 1e-4)
   assert np.all(np.abs(first) > 1e-6)
@@ -451,7 +451,7 @@ def test_what_a_cell_has_no_place_for_is_refused(
   sized = core if core is BatchNormed else lambda: core(3)
   with pytest.raises(error, match=message):
     cell = haiku_cells.cell_from_core(sized, readout)
-    cell.init(jax.random.key(0), sequence()[0, :batch])
+    jax.jit(cell.init)(jax.random.key(0), sequence()[0, :batch])
 
 
 def test_a_legacy_key_is_refused():

@@ -79,7 +79,7 @@ def test_a_tissue_reads_the_geometry_that_its_settings_name():
   """Truth: one noiseless step of the rate that the network is, in a loop."""
   for settings, closed in (({'rows': 3}, False), ({'geometry': 'torus'}, True)):
     cell = tissue.tissue(Sizes(), **settings)
-    params, _ = cell.init(jax.random.key(0), jnp.zeros((1, 2)))
+    params, _ = jax.jit(cell.init)(jax.random.key(0), jnp.zeros((1, 2)))
     state = jnp.asarray(np.random.default_rng(1).uniform(0.4, 0.6, (1, 12)))
     inputs, keys = (
       jnp.array([[0.1, 0.0]]),

@@ -40,7 +40,7 @@ def inputs(seed=0):
 
 def drawn(cell, scale=0.1):
   """Parameters with biases that are not 0."""
-  params, _ = cell.init(jax.random.key(1), inputs())
+  params, _ = jax.jit(cell.init)(jax.random.key(1), inputs())
   return jax.tree.map(lambda leaf: leaf + scale, params)
 
 

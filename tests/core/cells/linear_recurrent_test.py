@@ -63,12 +63,13 @@ def test_the_contract_of_a_cell(settings):
 def test_a_state_is_the_sum_of_powers_of_lambda():
   """Truth: h_T = lambda^T h_0 + sum_k lambda^(T-1-k) gamma B x_k, complex."""
   cell, xs = make(), sequence()
-  params, _ = cell.init(KEY, xs[0])
+  params, _ = jax.jit(cell.init)(KEY, xs[0])
   params['lru']['log_gamma'] += 0.3  # not what the radius makes it
   ones = jnp.ones((BATCH, UNITS))
   state = linear_recurrent.Complex(ones, -2 * ones)
+  step = jax.jit(cell.step)
   for x in xs:
-    emission, state = cell.step(params, {}, state, None, x)
+    emission, state = step(params, {}, state, None, x)
   decay, own = eigenvalues(params)
   drive = (own['w_real'] + 1j * own['w_imaginary']) * np.exp(own['log_gamma'])
   expected = decay**STEPS * (1 - 2j) * np.ones((BATCH, UNITS))
@@ -84,7 +85,7 @@ def test_a_state_is_the_sum_of_powers_of_lambda():
 def test_the_start_is_a_ring():
   """Truth: |lambda|^2 and the phase are uniform (Kolmogorov-Smirnov)."""
   settings = {'hidden': 2000, 'radius': (0.5, 0.8), 'max_phase': 3.0}
-  params, _ = make(**settings).init(KEY, sequence()[0])
+  params, _ = jax.jit(make(**settings).init)(KEY, sequence()[0])
   decay, own = eigenvalues(params)
   area = np.abs(decay) ** 2
   assert 0.25 <= area.min() and area.max() <= 0.6401
@@ -103,14 +104,18 @@ def test_white_inputs_make_states_of_one_size():
   """
   steps, settings = 400, {'hidden': 64, 'radius': (0.94, 0.96)}
   cell, xs = make(**settings), sequence(steps=steps)
-  params, _ = cell.init(KEY, xs[0])
+  params, _ = jax.jit(cell.init)(KEY, xs[0])
 
   def advance(state, x):
     emission, state = cell.step(params, {}, state, None, x)
     return state, jnp.mean(jnp.square(emission), axis=(0, 1))
 
-  start = cell.initial_state({}, jax.random.split(KEY, BATCH))
-  sizes = np.asarray(jax.lax.scan(advance, start, xs)[1])[100:]
+  @jax.jit
+  def run(xs):
+    start = cell.initial_state({}, jax.random.split(KEY, BATCH))
+    return jax.lax.scan(advance, start, xs)[1]
+
+  sizes = np.asarray(run(xs))[100:]
   _, own = eigenvalues(params)
   drive = np.mean(own['w_real'] ** 2 + own['w_imaginary'] ** 2) * INPUTS / 2
   np.testing.assert_allclose(sizes.mean(), drive, rtol=0.1)
@@ -122,13 +127,13 @@ def test_the_readout_is_linear_or_an_mlp():
   emission = jnp.asarray(values, jnp.float32)
   for sizes in ((), (3,)):
     cell = make(readout=sizes)
-    params, _ = cell.init(KEY, sequence()[0])
+    params, _ = jax.jit(cell.init)(KEY, sequence()[0])
     layers = [p for name, p in params.items() if name.startswith('readout')]
     assert len(layers) == 1 + len(sizes)
     expected = np.asarray(emission)
     for k, layer in enumerate(layers):
       expected = np.tanh(expected) if k else expected
-      expected = expected @ layer['w'] + layer['b'][None]
+      expected = expected @ np.asarray(layer['w']) + np.asarray(layer['b'])
     outputs = cell.readout(params, {}, emission)
     np.testing.assert_allclose(outputs, expected, rtol=1e-5, atol=1e-6)
 

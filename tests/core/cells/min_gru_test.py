@@ -45,11 +45,12 @@ def test_the_contract_of_a_cell(layers):
 def test_a_state_is_the_gated_sum_of_all_candidates():
   """Truth: h_T = h_0 prod(1 - z) + sum_k z_k a_k prod_{m > k} (1 - z_m)."""
   cell, xs = make(), sequence()
-  params, _ = cell.init(jax.random.key(1), xs[0])
+  params, _ = jax.jit(cell.init)(jax.random.key(1), xs[0])
   params = jax.tree.map(lambda leaf: leaf + 0.1, params)
   start = state = jnp.ones((BATCH, UNITS))
+  step = jax.jit(cell.step)
   for x in xs:
-    emission, state = cell.step(params, {}, state, None, x)
+    emission, state = step(params, {}, state, None, x)
   np.testing.assert_array_equal(emission, state)
   gate, candidate = (
     np.asarray(xs @ p['w'] + p['b'][None, None])
@@ -65,7 +66,7 @@ def test_a_state_is_the_gated_sum_of_all_candidates():
 def test_settings_reach_the_parameters():
   """Truth: the bias and the sizes that were asked for."""
   cell = make(update_bias=-2.0, readout=(3,))
-  params, _ = cell.init(jax.random.key(1), sequence()[0])
+  params, _ = jax.jit(cell.init)(jax.random.key(1), sequence()[0])
   np.testing.assert_array_equal(params['min_gru/gate']['b'], [-2.0] * UNITS)
   np.testing.assert_array_equal(params['min_gru/candidate']['b'], [0] * UNITS)
   assert params['readout/~/linear_0']['w'].shape == (UNITS, 3)

@@ -58,17 +58,21 @@ def run(cell, params, xs):
     _, state = cell.step(params, {}, state, None, x)
     return state, state
 
-  start = cell.initial_state({}, jax.random.split(KEY, xs.shape[1]))
-  return jax.tree.map(np.asarray, jax.lax.scan(advance, start, xs)[1])
+  @jax.jit
+  def whole(xs):
+    start = cell.initial_state({}, jax.random.split(KEY, xs.shape[1]))
+    return jax.lax.scan(advance, start, xs)[1]
+
+  return jax.tree.map(np.asarray, whole(xs))
 
 
 def alone(cell, current, steps):
   """States of one unit a current `[N]` on its own weight, none recurrent."""
-  current = jnp.asarray(current, jnp.float32)
-  drawn, _ = cell.init(KEY, jnp.ones((1, len(current))))
-  params = jax.tree.map(jnp.zeros_like, drawn)
-  params['spiking']['w_in'] = jnp.eye(len(current))
-  xs = jnp.broadcast_to(current, (steps, 1, len(current)))
+  current = np.asarray(current, np.float32)
+  drawn, _ = jax.jit(cell.init)(KEY, current[None])
+  params = jax.tree.map(np.zeros_like, drawn)
+  params['spiking']['w_in'] = np.eye(len(current), dtype=np.float32)
+  xs = np.broadcast_to(current, (steps, 1, len(current)))
   return jax.tree.map(lambda x: x[:, 0], run(cell, params, xs))
 
 
@@ -89,7 +93,7 @@ def test_the_contract_of_a_cell(settings):
 def test_a_run_is_the_equations_in_numpy(reset):
   """Truth: the docstring's equations, unit by unit, from the parameters."""
   cell, xs = make(**FULL, reset=reset), sequence()
-  params, _ = cell.init(KEY, xs[0])
+  params, _ = jax.jit(cell.init)(KEY, xs[0])
   found = run(cell, params, xs)
   w_in, w_r = (
     np.asarray(params['spiking'][k]) for k in ('w_in', 'w_recurrent')
@@ -206,23 +210,21 @@ def test_a_filtered_spike_is_the_leaky_readout():
   xs = sequence()
   for tau, kappa in ((7.0, math.exp(-1 / 7.0)), (0.0, 0.0)):
     cell = make(tau_readout=tau)
-    params, _ = cell.init(KEY, xs[0])
+    params, _ = jax.jit(cell.init)(KEY, xs[0])
     states = run(cell, params, xs)
     weights, y = np.asarray(params['readout']['w']), 0.0
     for t in range(STEPS):
       y = kappa * y + states.spikes[t] @ weights
-      outputs = cell.readout(params, {}, jnp.asarray(states.filtered[t]))
+      outputs = cell.readout(params, {}, states.filtered[t])
       np.testing.assert_allclose(outputs, y, rtol=1e-4, atol=1e-5)
 
 
 def gradients(reset, refractory=0):
   """dv_2/dx_1 of a unit that has and of one that has not fired before."""
   cell = make(hidden=2, adaptive=0.0, reset=reset, refractory=refractory)
-  params, _ = cell.init(KEY, jnp.ones((1, 2)))
-  params['spiking'] = {
-    'w_in': jnp.eye(2),
-    'w_recurrent': jnp.array([[5.0, 0.0], [0.0, 5.0]]),
-  }
+  params, _ = jax.jit(cell.init)(KEY, np.ones((1, 2), np.float32))
+  one = np.eye(2, dtype=np.float32)
+  params['spiking'] = {'w_in': one, 'w_recurrent': 5 * one}
 
   def after(x):
     state = cell.initial_state({}, jax.random.split(KEY, 1))
@@ -230,8 +232,8 @@ def gradients(reset, refractory=0):
     _, state = cell.step(params, {}, state, None, 0.2 * jnp.ones((1, 2)))
     return state.voltage[0], state.spikes[0]
 
-  x = jnp.array([1.1, 0.6])
-  return after(x), jax.jacobian(after)(x)
+  both = jax.jit(lambda x: (after(x), jax.jacobian(after)(x)))
+  return both(np.array([1.1, 0.6], np.float32))
 
 
 def test_nothing_is_learned_through_the_reset_or_the_diagonal():
@@ -264,7 +266,7 @@ def test_rates_cost_their_distance_from_the_target():
   keys = jax.random.split(KEY, 2)
 
   def counted(state):
-    return state._replace(count=jnp.asarray(count), age=jnp.array([4, 4]))
+    return state._replace(count=count, age=np.array([4, 4]))
 
   cell = make(hidden=3, **costly)
   state = counted(cell.initial_state({}, keys))
@@ -303,18 +305,18 @@ def test_the_setting_of_evidence_accumulation_is_one_cell():
   current = np.full(100, 1.0)
   states = alone(cell, current, 1)
   assert np.all(states.spikes == 1)
-  params, _ = cell.init(KEY, jnp.ones((1, 2)))
+  step, silence = jax.jit(cell.step), np.zeros((1, 2), np.float32)
+  params, _ = jax.jit(cell.init)(KEY, silence)
   assert params['spiking']['w_recurrent'].shape == (100, 100)
-  quiet = jax.tree.map(jnp.zeros_like, params)
-  state = jax.tree.map(lambda x: jnp.asarray(x), states)
-  _, after = cell.step(quiet, {}, state, None, jnp.zeros((1, 2)))
+  quiet = jax.tree.map(np.zeros_like, params)
+  _, after = step(quiet, {}, states, None, silence)
   rho, kappa = math.exp(-5 / 1500), math.exp(-5 / 20)
   np.testing.assert_allclose(after.adaptation, rho, rtol=1e-5)
   np.testing.assert_allclose(after.filtered, kappa, rtol=1e-5)
   np.testing.assert_allclose(after.voltage, kappa - 1, rtol=1e-5)
-  again = after._replace(voltage=jnp.full((1, 100), 1.02 / kappa))
-  again = again._replace(spikes=jnp.zeros((1, 100)))
-  _, last = cell.step(quiet, {}, again, None, jnp.zeros((1, 2)))
+  voltage = np.full((1, 100), 1.02 / kappa, np.float32)
+  again = after._replace(voltage=voltage, spikes=np.zeros_like(voltage))
+  _, last = step(quiet, {}, again, None, silence)
   np.testing.assert_array_equal(last.spikes[0], np.arange(100) < 50)
 
 

@@ -45,18 +45,20 @@ def test_the_contract_of_a_cell():
 def test_a_column_is_its_layers_one_after_the_other():
   """Truth: the lower layer over all steps, then the upper one."""
   cell, xs = stack.stack([BELOW, TOP]), sequence()
-  params, constants = cell.init(KEY, xs[0])
+  params, constants = jax.jit(cell.init)(KEY, xs[0])
   assert set(params) == {'layer_0', 'layer_1'}
   assert set(params['layer_0']) == {'gru'}  # nothing that learns nothing
   trials = interfaces.Trials(
     inputs=xs, targets=None, mask=None, index=jnp.arange(BATCH)
   )
-  outputs = unroll.model_from_cell(cell).predict(params, constants, KEY, trials)
+  predict = jax.jit(unroll.model_from_cell(cell).predict)
+  outputs = predict(params, constants, KEY, trials)
   values = list(xs)
   for layer, name in ((BELOW, 'layer_0'), (TOP, 'layer_1')):
     state = layer.initial_state({}, jax.random.split(KEY, BATCH))
+    step = jax.jit(layer.step)
     for t in range(STEPS):
-      values[t], state = layer.step(params[name], {}, state, None, values[t])
+      values[t], state = step(params[name], {}, state, None, values[t])
   expected = [TOP.readout(params['layer_1'], {}, value) for value in values]
   np.testing.assert_allclose(outputs, np.stack(expected), rtol=1e-5, atol=1e-6)
 
@@ -64,7 +66,7 @@ def test_a_column_is_its_layers_one_after_the_other():
 def test_layers_draw_parameters_and_noise_of_their_own():
   """Truth: two layers alike differ in what they draw."""
   cell = stack.stack([noisy(BELOW)] * 3)
-  params, _ = cell.init(KEY, sequence()[0])
+  params, _ = jax.jit(cell.init)(KEY, sequence()[0])
   second, third = (params[f'layer_{k}']['gru'] for k in (1, 2))
   assert np.all(second['w_h'] != third['w_h'])
   keys = jax.random.split(KEY, BATCH)

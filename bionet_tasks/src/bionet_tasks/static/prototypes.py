@@ -55,20 +55,14 @@ def prototypes(
       f'num_data={num_data}: must be at least num_prototypes='
       f'{num_prototypes}, one sample for each.'
     )
-  keys = jax.random.split(base.instance_key(seed), 4)
-  patterns = jax.random.rademacher(keys[0], (num_prototypes, dim), float)
-
-  @functools.partial(jax.jit, static_argnums=1)
-  def draw(key, count):
-    classes = jnp.arange(count) % num_prototypes
-    flipped = jax.random.bernoulli(key, p_noise, (count, dim))
-    return patterns[classes] * jnp.where(flipped, -1.0, 1.0), classes
-
-  data = draw(keys[1], num_data)
-  held_out = draw(keys[2], num_held_out)
-  inputs, classes = draw(keys[3], _CEILING_TRIALS)
-  nearest = jnp.argmax(inputs @ patterns.T, axis=-1)
-  ceiling = float(jnp.mean(nearest == classes))
+  data, held_out, ceiling = _drawn(
+    base.instance_key(seed),
+    p_noise,
+    num_prototypes=num_prototypes,
+    dim=dim,
+    num_data=num_data,
+    num_held_out=num_held_out,
+  )
 
   def sample(key, index, batch_size=None):
     del batch_size
@@ -87,7 +81,7 @@ def prototypes(
       num_steps=1,
       metric='accuracy',
       chance={'accuracy': 1 / num_prototypes},
-      ceiling={'accuracy': ceiling},
+      ceiling={'accuracy': float(ceiling)},
       num_data=num_data,
       measures=base.CROSS_ENTROPY,
     ),
@@ -96,3 +90,26 @@ def prototypes(
     loss=base.cross_entropy,
     metrics=base.sum_over_steps(base.cross_entropy),
   )
+
+
+@functools.partial(
+  jax.jit,
+  static_argnames=('num_prototypes', 'dim', 'num_data', 'num_held_out'),
+)
+def _drawn(key, p_noise, *, num_prototypes, dim, num_data, num_held_out):
+  """The data and the held-out samples, `(inputs, classes)`, and the ceiling.
+
+  One program for all seeds.
+  """
+  keys = jax.random.split(key, 4)
+  patterns = jax.random.rademacher(keys[0], (num_prototypes, dim), float)
+
+  def draw(key, count):
+    classes = jnp.arange(count) % num_prototypes
+    flipped = jax.random.bernoulli(key, p_noise, (count, dim))
+    return patterns[classes] * jnp.where(flipped, -1.0, 1.0), classes
+
+  inputs, classes = draw(keys[3], _CEILING_TRIALS)
+  nearest = jnp.argmax(inputs @ patterns.T, axis=-1)
+  ceiling = jnp.mean(nearest == classes)
+  return draw(keys[1], num_data), draw(keys[2], num_held_out), ceiling
