@@ -13,15 +13,12 @@ For the same reason programs are hardly optimized, by these processes and those
 that tests start: compiling takes a third of the time then. To test them as
 users run them, set the environment's JAX_DISABLE_MOST_OPTIMIZATIONS to 0.
 
-All programs are lowered in one MLIR context. JAX makes one for each, which
-takes a fifth of the time that a small program takes, and two thirds of its
-megabyte. After a test, if those before it and it compiled many, all are
-forgotten: a worker stays small.
+A program takes a megabyte even if its arrays take a few bytes. After a test, if
+those before it and it compiled many, all are forgotten: a worker stays small.
 """
 
 import contextlib
 import ctypes
-import functools
 import gc
 import os
 import pathlib
@@ -51,20 +48,7 @@ else:
   flags.FLAGS.mark_as_parsed()
 
 
-_MAX_PROGRAMS = 2000
-
-
-@functools.cache
-def _context():
-  return _make_context()
-
-
-try:  # JAX's own affair: a version may have none to replace
-  from jax._src.interpreters import mlir
-
-  _make_context, mlir.make_ir_context = mlir.make_ir_context, _context
-except (ImportError, AttributeError):
-  pass
+_MAX_PROGRAMS = 200
 
 
 @pytest.fixture(scope='session')
@@ -120,7 +104,6 @@ def forgotten(programs):
   if programs[0] > _MAX_PROGRAMS:
     programs[0] = 0
     jax.clear_caches()
-    _context.cache_clear()
     gc.collect()
     if hasattr(ctypes.CDLL(None), 'malloc_trim'):  # else they stay reserved
       ctypes.CDLL(None).malloc_trim(0)
