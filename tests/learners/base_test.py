@@ -76,7 +76,7 @@ def test_carry_continues_a_stream_and_begin_restarts_it():
   chex.assert_trees_all_close(carried.params, windows.params, rtol=1e-5)
   np.testing.assert_array_equal(carried.rule_state.per_trial.steps, 8)
   restarted = run(base.descend(rule(), sgd), halves)
-  np.testing.assert_array_equal(restarted.rule_state.per_trial.steps, 4)
+  assert restarted.rule_state.per_trial == ()
   with pytest.raises(AssertionError):
     chex.assert_trees_all_close(
       restarted.params, windows.params, rtol=1e-3, atol=1e-5
@@ -240,7 +240,8 @@ def test_the_first_batch_of_a_stream_begins_like_any_other():
       bptt.bptt(cell, small.squared_error), optax.sgd(0.1), every=3, carry=carry
     )
     state = jax.jit(learner.init)(jax.random.key(11), trials())
-    ends.append(jax.jit(learner.update)(state, KEY, trials()))
+    state, metrics = jax.jit(learner.update)(state, KEY, trials())
+    ends.append((state.params, metrics))
   chex.assert_trees_all_equal(*ends)
 
 

@@ -52,6 +52,26 @@ def test_the_contract_refuses_mutants(mutant):
     testing.check_rule(broken(MUTANTS[mutant]), contracts.trials(7))
 
 
+LAST_MUTANTS = {
+  'a last estimate is another one': lambda got, after: (
+    got._replace(loss=2 * got.loss),
+    after._replace(per_trial=()),
+  ),
+  'a last estimate leaves': lambda got, after: (got, after),
+}
+
+
+@pytest.mark.parametrize('law', LAST_MUTANTS)
+def test_the_contract_refuses_a_last_estimate_that_is_none(law):
+  """Truth: each mutant breaks the law by construction."""
+  rule = contracts.RULES['bptt'][0][0]
+  mutant = rule._replace(
+    estimate_last=lambda *args: LAST_MUTANTS[law](*rule.estimate(*args))
+  )
+  with pytest.raises(AssertionError, match=law):
+    testing.check_rule(mutant, contracts.trials(7))
+
+
 def test_the_contract_refuses_predictions_that_read_targets():
   """Truth: these predictions are the targets."""
   rule = contracts.RULES['bptt'][0][0]

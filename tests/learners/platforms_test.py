@@ -169,7 +169,8 @@ def test_the_program_for_cuda_waits_for_nothing(name):
   # The number of trials is none of these; nor is what is read off a loop whose
   # end is no constant.
   found = {loop.trips for loop in loops if loop.trips is not None}
-  assert found <= ({steps} if steps > 1 else set())
+  # A rule may take its last window by itself.
+  assert found <= {steps, steps - 1} - {0, 1}
   most = (6 if name == 'remat' else 4) * steps
   assert main_of(text).rounds() <= most
 

@@ -229,6 +229,55 @@ def unroll(
     The loss `[]`, and `(metrics {name: []}, state)`: the shape that
     `jax.value_and_grad(..., has_aux=True)` wants.
   """
+  total, (metrics, state, _) = watched(
+    cell,
+    loss,
+    params,
+    constants,
+    state,
+    keys,
+    steps,
+    trials,
+    lambda *_: (),
+    remat=remat,
+  )
+  return total, (metrics, state)
+
+
+def watched(
+  cell: interfaces.Cell,
+  loss: interfaces.StepLoss,
+  params: interfaces.ArrayTree,
+  constants: interfaces.ArrayTree,
+  state: interfaces.ArrayTree,
+  keys: jax.Array,
+  steps: jax.Array,
+  trials: interfaces.Trials,
+  watch: Callable[..., interfaces.ArrayTree],
+  *,
+  remat: bool = False,
+) -> tuple[
+  jax.Array,
+  tuple[dict[str, jax.Array], interfaces.ArrayTree, interfaces.ArrayTree],
+]:
+  """`unroll`, and what is to be known of every step beside.
+
+  Args:
+    cell: as in `unroll`, like all but the next.
+    loss: likewise.
+    params: likewise.
+    constants: likewise.
+    state: likewise.
+    keys: likewise.
+    steps: likewise.
+    trials: likewise.
+    watch: `(state, keys, inputs) -> tree`, of the state before a step and of
+      the step's keys `[B]` and inputs.
+    remat: likewise.
+
+  Returns:
+    The loss, and `(metrics, state, tree)`; leaves of the tree lead with T.
+  """
   chex.assert_rank([trials.mask, trials.index, steps], [2, 1, 1])
   chex.assert_equal_shape_prefix(
     [trials.inputs, trials.targets, trials.mask], 2
@@ -237,15 +286,16 @@ def unroll(
 
   def advance(state, step_data):
     step, inputs, targets, mask = step_data
-    emission, state = cell.step(
-      params, constants, state, step_keys(keys, step), inputs
-    )
-    return state, score_step(
+    noise = step_keys(keys, step)
+    seen = watch(state, noise, inputs)
+    emission, state = cell.step(params, constants, state, noise, inputs)
+    scores = score_step(
       cell, loss, params, constants, emission, targets, mask, state
     )
+    return state, (scores, seen)
 
   num_steps = trials.mask.shape[0]
-  state, scores = platforms.scan(
+  state, (scores, seen) = platforms.scan(
     jax.checkpoint(advance) if remat else advance,
     state,
     (
@@ -256,7 +306,7 @@ def unroll(
     ),
   )
   total, metrics = jax.tree.map(lambda x: jnp.sum(x, axis=0), scores)
-  return total, (metrics, state)
+  return total, (metrics, state, seen)
 
 
 def model_from_cell(cell: interfaces.Cell) -> interfaces.Model:

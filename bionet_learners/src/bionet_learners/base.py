@@ -78,7 +78,8 @@ class BeginFn(Protocol):
     Args:
       params: the model's parameters.
       constants: the model's constants.
-      rule_state: the state after the trials before.
+      rule_state: the state after the trials before; what it has per trial
+        counts for nothing, and a learner may have dropped it.
       key: the run's noise key; a trial's keys follow from it and the index.
       trials: the new trials.
     """
@@ -175,6 +176,9 @@ class GradientRule(NamedTuple):
       signal of their own, else None: `(params, constants, rule_state,
       emission [B, N], targets, mask [B]) -> [B, N]`.
     claim: what it claims of its gradient; by default nothing.
+    estimate_last: `estimate` of steps after which `begin` follows; of the state
+      it returns what is shared, and `()` per trial, so that no traces need be
+      made for later steps. None: the rule has no quicker way than `estimate`.
     objective: what a metric of the loss that it descends is called: 'loss',
       where that is the task's, else a name that ends in '_loss'.
   """
@@ -185,7 +189,13 @@ class GradientRule(NamedTuple):
   estimate: EstimateFn
   learning_signal: LearningSignalFn | None = None
   claim: Claim = Claim()
+  estimate_last: EstimateFn | None = None
   objective: str = 'loss'
+
+
+def _of_no_trial(rule_state: RuleState) -> RuleState:
+  """What is shared alone."""
+  return rule_state._replace(per_trial=())
 
 
 class LearnerState(NamedTuple):
@@ -393,13 +403,20 @@ def descend(
     unroll.check_key(key)
     model_key, rule_key = jax.random.split(key)
     params, constants = rule.model.init(model_key, trials)
+    rule_state = rule.init(rule_key, params, constants, trials)
+    if not carry:
+      rule_state = _of_no_trial(rule_state)
     return LearnerState(
       params=params,
       constants=constants,
-      rule_state=rule.init(rule_key, params, constants, trials),
+      rule_state=rule_state,
       opt_state=optimizer.init(params),
       step=jnp.zeros((), jnp.int32),
     )
+
+  # Of a window after which the trials begin anew.
+  last = rule.estimate_last or rule.estimate
+  estimate_of = rule.estimate if carry or every is not None else last
 
   def update(state, key, trials):
     unroll.check_key(key)
@@ -417,7 +434,7 @@ def descend(
     state = state._replace(rule_state=begun)
 
     def learn(state, window):
-      estimate, rule_state = rule.estimate(
+      estimate, rule_state = estimate_of(
         state.params, state.constants, state.rule_state, key, window
       )
       chex.assert_trees_all_equal_shapes_and_dtypes(
@@ -440,6 +457,8 @@ def descend(
       return learned, (summed, norms)
 
     state, (summed, norms) = windows.scan_windows(learn, state, trials, every)
+    if not carry:
+      state = state._replace(rule_state=_of_no_trial(state.rule_state))
     metrics = {
       **jax.tree.map(lambda x: jnp.sum(x, axis=0), summed),
       **jax.tree.map(jnp.mean, norms),

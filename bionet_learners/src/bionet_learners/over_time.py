@@ -29,6 +29,8 @@ def over_time(
   cell: interfaces.Cell,
   estimate: Callable[..., tuple[base.Estimate, interfaces.ArrayTree, Memory]],
   *,
+  last: Callable[..., tuple[base.Estimate, interfaces.ArrayTree, Memory]]
+  | None = None,
   traces: Callable[..., interfaces.ArrayTree] = lambda *_: (),
   shared: Callable[..., interfaces.ArrayTree] = lambda *_: (),
   learning_signal: Callable[..., jax.Array] | None = None,
@@ -40,6 +42,8 @@ def over_time(
     cell: the dynamics.
     estimate: `(params, constants, shared, memory, key, trials) -> (Estimate,
       shared, memory)`.
+    last: likewise, where the memory that it returns is not read; None: as
+      `estimate`.
     traces: `(params, constants, state, keys, trials) -> tree`, the traces of
       trials that have no past, from the state before their first step.
     shared: `(params, constants, key, trials) -> tree`, what is drawn once.
@@ -68,6 +72,13 @@ def over_time(
     )
     return result, base.RuleState(drawn, memory)
 
+  def run_last(params, constants, rule_state, key, trials):
+    unroll.check_steps(trials)
+    result, drawn, _ = last(
+      params, constants, rule_state.shared, rule_state.per_trial, key, trials
+    )
+    return result, base.RuleState(drawn, ())
+
   return base.GradientRule(
     unroll.model_from_cell(cell),
     init,
@@ -75,6 +86,7 @@ def over_time(
     run,
     learning_signal,
     claim,
+    estimate_last=run_last if last else None,
     objective='loss' if cell.penalty is None else 'penalized_loss',
   )
 

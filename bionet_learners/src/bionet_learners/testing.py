@@ -99,6 +99,7 @@ def check_rule(
   - all-zero masks give zero updates;
   - predictions read neither targets nor mask;
   - every per-trial leaf of the rule's state leads with B;
+  - a last estimate is an estimate, and leaves nothing per trial;
   - an optimizer with weight decay leaves every constant untouched;
   - a second update does not compile again.
 
@@ -121,6 +122,7 @@ def check_rule(
   check.unasked_steps_teach_nothing()
   check.predictions_read_no_targets()
   check.state_leads_with_trials()
+  check.last_estimate_is_an_estimate()
   check.learns_without_touching_constants_or_compiling_again()
 
 
@@ -374,6 +376,32 @@ class _Check:
       assert leaf.ndim and leaf.shape[0] == self._batch, (
         f'per-trial state {jax.tree_util.keystr(path)} of shape {leaf.shape} '
         f'does not lead with B = {self._batch}'
+      )
+
+  def last_estimate_is_an_estimate(self):
+    last = self._rule.estimate_last
+    if last is None:
+      return
+
+    @jax.jit
+    def both(params, constants, trials):
+      state = self._rule.init(self._rule_key, params, constants, trials)
+      args = params, constants, state, self._key, trials
+      return last(*args), self._rule.estimate(*args)
+
+    timed = unroll.timed(self._trials)
+    # What comes after the last asked step is left out, and must not count.
+    ended = dataclasses.replace(
+      self._trials,
+      **{name: jnp.concatenate([x, x]) for name, x in timed.items()},
+    )
+    ended = ended.replace(mask=ended.mask.at[len(self._trials.mask) :].set(0.0))
+    for trials in (self._trials, ended):
+      (got, end), (wanted, state) = both(self._params, self._constants, trials)
+      _assert_close(got, wanted, 'a last estimate is another one')
+      chex.assert_trees_all_equal(_numbers(end.shared), _numbers(state.shared))
+      assert end.per_trial == (), (
+        f'a last estimate leaves {jax.tree.structure(end.per_trial)} per trial'
       )
 
   def learns_without_touching_constants_or_compiling_again(self):

@@ -32,7 +32,7 @@ def scan_windows(
   size = min(size or num_steps, num_steps)
   whole, timed = num_steps // size, unroll.timed(trials)
   if whole == 1:  # a loop around a single window would only cost
-    carry, outs = body(carry, _steps(trials, 0, size))
+    carry, outs = body(carry, steps_of(trials, 0, size))
     outs = jax.tree.map(lambda x: x[None], outs)
   else:
     stacked = jax.tree.map(
@@ -45,7 +45,7 @@ def scan_windows(
       steps=size,
     )
   if num_steps % size:
-    carry, last = body(carry, _steps(trials, whole * size, num_steps))
+    carry, last = body(carry, steps_of(trials, whole * size, num_steps))
     outs = jax.tree.map(lambda x, y: jnp.concatenate([x, y[None]]), outs, last)
   return carry, outs
 
@@ -55,10 +55,12 @@ def first_window(
 ) -> interfaces.Trials:
   """The first window of trials: the shapes of all but the last, shorter one."""
   num_steps = trials.mask.shape[0]
-  return _steps(trials, 0, min(size or num_steps, num_steps))
+  return steps_of(trials, 0, min(size or num_steps, num_steps))
 
 
-def _steps(trials: interfaces.Trials, start: int, end: int):
+def steps_of(
+  trials: interfaces.Trials, start: int, end: int
+) -> interfaces.Trials:
   """The steps of trials from `start` to `end`."""
   timed = jax.tree.map(lambda x: x[start:end], unroll.timed(trials))
   return dataclasses.replace(trials, **timed)

@@ -11,9 +11,9 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from bionet_core import interfaces, platforms
+from bionet_core import interfaces
 from bionet_learners.synapses import slopes
-from bionet_learners.traces import placement, unit_matrix
+from bionet_learners.traces import parts, placement, unit_matrix
 
 
 def advance(
@@ -51,7 +51,10 @@ def _outer_sum(inputs, drive: unit_matrix.Vector) -> unit_matrix.Vector:
   # The input of an elementwise parameter is the constant 1.
   if inputs is None:
     return tuple(jnp.sum(c, axis=0) for c in drive)
-  return tuple(jnp.einsum('kbqi,kbqj->bqij', inputs, c) for c in drive)
+  x = jnp.swapaxes(inputs, 0, 1)
+  return tuple(
+    jnp.einsum('bkqi,bkqj->bqij', x, jnp.swapaxes(c, 0, 1)) for c in drive
+  )
 
 
 class Window(NamedTuple):
@@ -122,74 +125,107 @@ def _matrix(
   )
 
 
+def silence(step: Window, num_steps: int) -> Window:
+  """What traces need of steps that leave them as they are.
+
+  Args:
+    step: what they need of one step; its shapes count.
+    num_steps: K.
+  """
+
+  def zeros(x):
+    return jnp.zeros((num_steps, *x.shape), x.dtype)
+
+  inputs, drive = jax.tree.map(zeros, (step.inputs, step.drive))
+  decay = {group: d.map(zeros).identity() for group, d in step.decay.items()}
+  return Window(inputs, drive, decay)
+
+
 def advance_all(
   sites: list[placement.Site],
   traces: list[unit_matrix.Vector],
   window: Window,
+  needed: bool | jax.Array = True,
+  after: jax.Array | None = None,
 ) -> list[unit_matrix.Vector]:
-  """All traces after a window, in the types that they are stored in."""
-  matrices = {  # the sites of a group share its matrix
-    group: unit_matrix.suffix_products(matrix)
-    for group, matrix in window.decay.items()
+  """All traces after a window.
+
+  Args:
+    sites: where traces are kept.
+    traces: before the window, packed.
+    window: what they need of it.
+    needed: bool `[]`; where it is False, traces may stay as they were.
+    after: what was read of the traces before, a number `[]`.
+
+  Returns:
+    The traces, in the types that they are stored in, packed.
+  """
+  products = {  # the sites of a group share its matrix
+    group: unit_matrix.suffix_products(d) for group, d in window.decay.items()
   }
-  after = []
-  for site, old, x, c in zip(
-    sites, traces, window.inputs, window.drive, strict=True
-  ):
-    total, suffix = (site.of_matrix(m) for m in matrices[site.group])
-    stored = zip(advance(old, x, c, total, suffix), old, strict=True)
-    after.append(tuple(e.astype(before.dtype) for e, before in stored))
-  return after
+
+  def of_trials(site, old, x, c, total, suffix):
+    old = parts.unpacked(old)
+    new = advance(old, x, c, site.of_matrix(total), site.of_matrix(suffix))
+    return parts.packed(
+      tuple(e.astype(f.dtype) for e, f in zip(new, old, strict=True))
+    )
+
+  def of_site(site, old, x, c):
+    total, suffix = products[site.group]
+    if site.synapse.product is None:
+      return of_trials(site, old, x, c, total, suffix)
+    divided = parts.Parts.of(old)
+
+    def of_part(part, old):
+      e, d = divided.take((old, total), part)
+      over_steps = divided.take((x, c, suffix), part, axis=1)
+      new = of_trials(site, e, *over_steps[:2], d, over_steps[2])
+      return divided.put(old, new, part)
+
+    return divided.loop(of_part, old, needed, after)
+
+  return [
+    of_site(*args)
+    for args in zip(sites, traces, window.inputs, window.drive, strict=True)
+  ]
+
+
+def one_of(sums: list[jax.Array]) -> jax.Array | None:
+  """A number `[]` that depends on all sums."""
+  return sum(x.ravel()[0] for x in sums) if sums else None
 
 
 def add_past(
   sites: list[placement.Site],
   traces: list[unit_matrix.Vector],
   signal: interfaces.ArrayTree,
-  mask: jax.Array,
   sums: list[jax.Array],
-) -> tuple[list[unit_matrix.Vector], list[jax.Array]]:
+) -> list[jax.Array]:
   """Adds what a signal credits to the past: `sum_b signal[b] e[b]`.
 
   Args:
     sites: where traces are kept.
-    traces: before the window.
+    traces: before the window, packed.
     signal: dL/d state before the window.
-    mask: of the window, `[K, B]`; where it is zero, the signal is.
-    sums: as `sites.no_sums`.
-
-  Returns:
-    The traces as they were, and the new sums. The traces pass through the loop
-    that reads them: it then comes before their update, which the compiler can
-    make in place.
+    sums: as `placement.no_sums`.
   """
-  unchanged, after = [], []
-  for site, traces_here, total in zip(sites, traces, sums, strict=True):
+
+  def of_site(site, e, total):
     along = placement.signals_of(site, signal)
     if site.synapse.product is None:
-      total += sum(e * x for e, x in zip(traces_here, along, strict=True))
-    else:
-      batch, blocks = traces_here[0].shape[0], site.weights[0]
+      return total + sum(x * y for x, y in zip(e, along, strict=True))
+    divided = parts.Parts.of(e)
 
-      def of_trial(b, carry, along=along, blocks=blocks):
-        traces, total = carry
-        for e, x in zip(traces, along, strict=True):
-          credit = e[b] * x[b][:, None]
-          credit = credit.reshape(blocks, -1, *credit.shape[1:])
-          total += jnp.sum(credit, axis=1)
-        return traces, total
+    def of_part(part, credit):
+      here = divided.take((e, along), part)
+      for x, y in zip(parts.unpacked(here[0]), here[1], strict=True):
+        credit += x * y[:, :, None]
+      return credit
 
-      if platforms.accelerated():
-        for e, x in zip(traces_here, along, strict=True):
-          e, x = (v.reshape(batch, blocks, -1, *v.shape[2:]) for v in (e, x))
-          total += jnp.einsum('bpqmn,bpqn->pmn', e, x.astype(total.dtype))
-      else:
-        # A loop without steps where nothing is asked: traces are large, and
-        # a conditional would copy them.
-        num_trials = jnp.where(jnp.any(mask != 0), batch, 0)
-        traces_here, total = jax.lax.fori_loop(
-          0, num_trials, of_trial, (traces_here, total)
-        )
-    unchanged.append(traces_here)
-    after.append(total)
-  return unchanged, after
+    credit = jnp.zeros((divided.size, *e[0].shape[1:]), total.dtype)
+    credit = parts.sum_of_rows(divided.loop(of_part, credit))
+    by_block = credit.reshape(site.weights[0], -1, *credit.shape[1:])
+    return total + parts.sum_of_rows(jnp.swapaxes(by_block, 0, 1))
+
+  return [of_site(*args) for args in zip(sites, traces, sums, strict=True)]

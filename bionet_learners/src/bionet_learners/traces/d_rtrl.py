@@ -5,7 +5,7 @@ from typing import Literal, get_args
 
 from bionet_core import interfaces
 from bionet_learners import base
-from bionet_learners.traces import rule
+from bionet_learners.traces import opening, rule
 
 Within = Literal['cut', 'exact']
 
@@ -18,6 +18,7 @@ def d_rtrl(
   within: Within = 'cut',
   execution: rule.Execution = 'forward',
   trace_dtype: str = 'float32',
+  silent_mib: float = opening.SILENT_MIB,
 ) -> base.GradientRule:
   r"""Diagonal real-time recurrent learning.
 
@@ -51,6 +52,8 @@ def d_rtrl(
       `descend(every=K)` or of batches; 'auto' forward, in a single window while
       100 steps or fewer are given at once.
     trace_dtype: stores the traces of products, e.g. 'bfloat16'.
+    silent_mib: MiB that may be kept of steps in which nobody is asked: as many
+      as fit are taken at once.
 
   Returns:
     A GradientRule; its metrics are the loss's own. With forward execution
@@ -72,7 +75,9 @@ def d_rtrl(
       f"within='exact' and execution={execution!r}: the window is then a part "
       "of the rule; choose execution 'forward'."
     )
-  settings = rule.settings_of(window, trace_dtype, exact=within == 'exact')
+  settings = rule.settings_of(
+    window, trace_dtype, silent_mib, exact=within == 'exact'
+  )
   cut = within == 'cut'
   claim = base.Claim(step=True, windows=cut and execution != 'reverse', cut=cut)
   return rule.traced_rule(

@@ -3,7 +3,7 @@
 
 from bionet_core import interfaces
 from bionet_learners import base
-from bionet_learners.traces import feedback_weights, rule
+from bionet_learners.traces import feedback_weights, opening, rule
 
 
 def e_prop(
@@ -16,6 +16,7 @@ def e_prop(
   adaptation_rate: float = 1e-2,
   adaptation_decay: float = 1e-3,
   trace_dtype: str = 'float32',
+  silent_mib: float = opening.SILENT_MIB,
 ) -> base.GradientRule:
   r"""E-prop: an eligibility trace a synapse times a learning signal a unit.
 
@@ -45,6 +46,8 @@ def e_prop(
     adaptation_rate: of adaptive feedback, an update.
     adaptation_decay: of adaptive feedback, its weight decay an update.
     trace_dtype: stores the traces of products.
+    silent_mib: MiB that may be kept of steps in which nobody is asked: as many
+      as fit are taken at once.
 
   Returns:
     A GradientRule; it shares B.
@@ -60,7 +63,7 @@ def e_prop(
   base.require_kind('e_prop', cell, interfaces.Cell)
   if not 0 <= kappa < 1:
     raise ValueError(f'kappa={kappa}: it must be in [0, 1).')
-  settings = rule.settings_of(window, trace_dtype)
+  settings = rule.settings_of(window, trace_dtype, silent_mib)
   teaching = feedback_weights.teaching(
     cell, loss, feedback, rate=adaptation_rate, decay=adaptation_decay
   )

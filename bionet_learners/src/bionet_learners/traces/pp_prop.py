@@ -1,12 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Pp-prop: traces of pre and of post apart, and their product at the end."""
+"""Pp-prop: traces of pre and of post opened, and their product at the end."""
 
 import jax
 import jax.numpy as jnp
 
 from bionet_core import interfaces, platforms, unroll
 from bionet_learners import base, over_time, windows
-from bionet_learners.traces import filters, placement, rule, windowed
+from bionet_learners.traces import filters, opening, placement, rule
 
 
 def pp_prop(
@@ -45,10 +45,10 @@ def pp_prop(
   base.require_kind('pp_prop', cell, interfaces.Cell)
   if not 0 <= decay < 1:
     raise ValueError(f'decay={decay}: it must be in [0, 1).')
-  settings = windowed.Settings(window=1)
+  settings = opening.Settings(window=1)
 
   def open_cell(params, constants, state, keys, trials):
-    return windowed.open_cell(
+    return opening.open_cell(
       cell,
       settings,
       params,
@@ -62,7 +62,7 @@ def pp_prop(
   def traces(params, constants, state, keys, trials):
     rule.check_trials(trials)
     opened = open_cell(params, constants, state, keys, trials)
-    dtype = placement.precise(windowed.float_type(state))
+    dtype = placement.precise(opening.float_type(state))
     batch = trials.index.shape[0]
     return [filters.empty(site, batch, dtype) for site in opened.sites]
 
@@ -87,8 +87,8 @@ def pp_prop(
       (total, metrics), (by_params, by_learned, new, old) = jax.value_and_grad(
         score, argnums=(0, 1, 2, 3), has_aux=True, allow_int=True
       )(params, opened.learned, probes, before.state, noise, step)
-      new = windowed.without_float0(new, probes)
-      old = windowed.without_float0(old, before.state)
+      new = opening.without_float0(new, probes)
+      old = opening.without_float0(old, before.state)
       # The exact derivative of the step counts what this step's inputs did to
       # the new state. The filters' newest term stands in its place.
       sums = [

@@ -3,7 +3,7 @@
 
 from bionet_core import interfaces
 from bionet_learners import base
-from bionet_learners.traces import feedback_weights, rule
+from bionet_learners.traces import feedback_weights, opening, rule
 
 
 def rflo(
@@ -16,6 +16,7 @@ def rflo(
   adaptation_rate: float = 1e-2,
   adaptation_decay: float = 1e-3,
   trace_dtype: str = 'float32',
+  silent_mib: float = opening.SILENT_MIB,
 ) -> base.GradientRule:
   r"""Random feedback local online learning: a trace that only leaks.
 
@@ -40,6 +41,8 @@ def rflo(
     adaptation_rate: of adaptive feedback, an update.
     adaptation_decay: of adaptive feedback, its weight decay an update.
     trace_dtype: stores the traces of products.
+    silent_mib: MiB that may be kept of steps in which nobody is asked: as many
+      as fit are taken at once.
 
   Returns:
     A GradientRule; it shares B.
@@ -53,7 +56,7 @@ def rflo(
   base.require_kind('rflo', cell, interfaces.Cell)
   if not tau >= 1:
     raise ValueError(f'tau={tau}: at least 1 step.')
-  settings = rule.settings_of(window, trace_dtype, leak=1 - 1 / tau)
+  settings = rule.settings_of(window, trace_dtype, silent_mib, leak=1 - 1 / tau)
   teaching = feedback_weights.teaching(
     cell, loss, feedback, rate=adaptation_rate, decay=adaptation_decay
   )

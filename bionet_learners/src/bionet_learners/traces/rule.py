@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The one rule of traces: what d_rtrl, e_prop, rflo and three_factor share."""
 
+import functools
+import math
 from collections.abc import Callable
 from typing import Any, Literal, NamedTuple
 
@@ -9,7 +11,7 @@ import jax.numpy as jnp
 
 from bionet_core import interfaces, unroll
 from bionet_learners import base, over_time, windows
-from bionet_learners.traces import windowed
+from bionet_learners.traces import opening, windowed
 
 Execution = Literal['forward', 'reverse', 'auto']
 
@@ -51,7 +53,7 @@ def exactly(loss: interfaces.StepLoss) -> Teaching:
 
 def traced_rule(
   cell: interfaces.Cell,
-  settings: windowed.Settings,
+  settings: opening.Settings,
   teaching: Teaching,
   *,
   kappa: float = 0.0,
@@ -86,32 +88,32 @@ def traced_rule(
     check_trials(trials)
     emission = emission_of(params, constants, state, keys, trials)
     filtering, state = felt(cell, state, emission)
-    opened = windowed.open_cell(
+    opened = opening.open_cell(
       filtering, settings, params, constants, state, keys, trials.inputs[0]
     )
     if kappa:
       _check_filter(opened, kappa)
     if execution == 'reverse':  # the cell was checked all the same
       return ()
-    return windowed.no_traces(opened, state, settings)
+    return opening.no_traces(opened, state, settings)
 
-  def estimate(params, constants, shared, memory, key, trials):
+  def estimate(params, constants, shared, memory, key, trials, keep=True):
     keys = unroll.trial_keys(key, trials.index)
     emission = emission_of(params, constants, memory.state, keys, trials)
     taught, loss, learned = teaching.teach(
       cell, params, constants, shared, emission
     )
     taught, state = felt(taught, memory.state, emission)
-    run, here = windowed.forward, settings
-    if execution == 'reverse':
-      run = windowed.reverse
-    # One window has no traces to advance but at its end.
-    elif execution == 'auto' and trials.mask.shape[0] <= _SHORT:
-      here = settings._replace(window=None)
     start = memory._replace(state=state)
-    result, after = run(
-      taught, loss, here, learned, constants, start, keys, trials
-    )
+    args = learned, constants, start, keys, trials
+    if execution == 'reverse':
+      result, after = windowed.reverse(taught, loss, settings, *args)
+    else:
+      here = settings
+      # One window has no traces to advance but at its end.
+      if execution == 'auto' and trials.mask.shape[0] <= _SHORT:
+        here = settings._replace(window=None)
+      result, after = windowed.forward(taught, loss, here, *args, keep=keep)
     if kappa:
       after = after._replace(state=after.state[0])
     result, shared = teaching.learn(shared, result, trials)
@@ -120,6 +122,7 @@ def traced_rule(
   return over_time.over_time(
     cell,
     estimate,
+    last=functools.partial(estimate, keep=False),
     traces=traces,
     shared=teaching.draw,
     learning_signal=teaching.signal,
@@ -150,7 +153,7 @@ def filtered(cell: interfaces.Cell, kappa: float) -> interfaces.Cell:
   )
 
 
-def _check_filter(opened: windowed.Opened, kappa: float) -> None:
+def _check_filter(opened: opening.Opened, kappa: float) -> None:
   """Raises ValueError where the filter hears what no trace of a unit holds."""
   structure = opened.transition.structure
   group = structure.groups[-1]  # the filter is the state's last leaf
@@ -171,14 +174,24 @@ def check_choice(setting: str, value: str, choices: tuple[str, ...]) -> None:
     )
 
 
-def settings_of(window: int, trace_dtype: str, **more) -> windowed.Settings:
+def settings_of(
+  window: int,
+  trace_dtype: str,
+  silent_mib: float = opening.SILENT_MIB,
+  **more,
+) -> opening.Settings:
   """The settings of traces, checked.
 
   Raises:
-    ValueError: if the window has no step, or the type is none that float32
-      can be added to: floating of 16 bits or more, and float64 in x64 alone.
+    ValueError: if the window has no step, the budget is negative or no number,
+      or the type is none that float32 can be added to: floating of 16 bits or
+      more, and float64 in x64 alone.
   """
   windows.check_window(window)
+  if not 0 <= silent_mib < math.inf:
+    raise ValueError(
+      f'silent_mib={silent_mib}: must be a finite number, 0 or more.'
+    )
   try:
     dtype = jnp.dtype(trace_dtype or int)  # jnp.dtype(None) would be float64
   except TypeError:
@@ -195,7 +208,9 @@ def settings_of(window: int, trace_dtype: str, **more) -> windowed.Settings:
       f'trace_dtype={trace_dtype!r}: needs JAX_ENABLE_X64=1 in the '
       'environment; without it choose float32.'
     )
-  return windowed.Settings(window=window, trace_dtype=dtype, **more)
+  return opening.Settings(
+    window=window, trace_dtype=dtype, silent_mib=silent_mib, **more
+  )
 
 
 def check_trials(trials: interfaces.Trials) -> None:

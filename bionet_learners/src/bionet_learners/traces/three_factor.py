@@ -8,7 +8,7 @@ import jax.numpy as jnp
 
 from bionet_core import interfaces
 from bionet_learners import base
-from bionet_learners.traces import modulation, rule
+from bionet_learners.traces import modulation, opening, rule
 
 Modulator = Literal['surprise', 'loss']
 
@@ -21,6 +21,7 @@ def three_factor(
   expectation_rate: float = 0.1,
   window: int = 10,
   trace_dtype: str = 'float32',
+  silent_mib: float = opening.SILENT_MIB,
 ) -> base.GradientRule:
   r"""The three-factor rule: modulator times eligibility trace.
 
@@ -41,6 +42,8 @@ def three_factor(
     expectation_rate: of the running mean, an estimate, in (0, 1].
     window: steps between updates of the traces.
     trace_dtype: stores the traces of products.
+    silent_mib: MiB that may be kept of steps in which nobody is asked: as many
+      as fit are taken at once.
 
   Returns:
     A GradientRule; it shares the expectation.
@@ -64,7 +67,7 @@ def three_factor(
     raise ValueError(
       f'expectation_rate={expectation_rate}: it must be in (0, 1].'
     )
-  settings = rule.settings_of(window, trace_dtype)
+  settings = rule.settings_of(window, trace_dtype, silent_mib)
 
   def draw(params, constants, key, trials):
     del params, constants, key
