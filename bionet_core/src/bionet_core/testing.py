@@ -90,9 +90,9 @@ def check_cell(
       inputs=steps(sequence),
       targets=steps(goals),
       mask=steps(np.ones_like(losses)),
-      index=index,
+      index=jnp.asarray(index),
     )
-    keys, behind = unroll.trial_keys(key, index), jnp.full(batch, start)
+    keys, behind = unroll.trial_keys(key, trials.index), jnp.full(batch, start)
     return unroll.unroll(
       cell, _squared, params, constants, state, keys, behind, trials
     )

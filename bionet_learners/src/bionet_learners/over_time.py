@@ -65,28 +65,24 @@ def over_time(
     drawn = shared(params, constants, key, trials)
     return begin(params, constants, base.RuleState(drawn, ()), key, trials)
 
-  def run(params, constants, rule_state, key, trials):
-    unroll.check_steps(trials)
-    result, drawn, memory = estimate(
-      params, constants, rule_state.shared, rule_state.per_trial, key, trials
-    )
-    return result, base.RuleState(drawn, memory)
+  def running(estimate, keeps):
+    def run(params, constants, rule_state, key, trials):
+      unroll.check_steps(trials)
+      result, drawn, memory = estimate(
+        params, constants, rule_state.shared, rule_state.per_trial, key, trials
+      )
+      return result, base.RuleState(drawn, memory if keeps else ())
 
-  def run_last(params, constants, rule_state, key, trials):
-    unroll.check_steps(trials)
-    result, drawn, _ = last(
-      params, constants, rule_state.shared, rule_state.per_trial, key, trials
-    )
-    return result, base.RuleState(drawn, ())
+    return run
 
   return base.GradientRule(
     unroll.model_from_cell(cell),
     init,
     begin,
-    run,
+    running(estimate, True),
     learning_signal,
     claim,
-    estimate_last=run_last if last else None,
+    estimate_last=running(last, False) if last else None,
     objective='loss' if cell.penalty is None else 'penalized_loss',
   )
 

@@ -179,8 +179,8 @@ def advance_all(
 
     def of_part(part, old):
       e, d = divided.take((old, total), part)
-      over_steps = divided.take((x, c, suffix), part, axis=1)
-      new = of_trials(site, e, *over_steps[:2], d, over_steps[2])
+      x_here, c_here, s = divided.take((x, c, suffix), part, axis=1)
+      new = of_trials(site, e, x_here, c_here, d, s)
       return divided.put(old, new, part)
 
     return divided.loop(of_part, old, needed, after)
@@ -193,7 +193,7 @@ def advance_all(
 
 def one_of(sums: list[jax.Array]) -> jax.Array | None:
   """A number `[]` that depends on all sums."""
-  return sum(x.ravel()[0] for x in sums) if sums else None
+  return jnp.sum(jnp.stack([x.ravel()[0] for x in sums])) if sums else None
 
 
 def add_past(

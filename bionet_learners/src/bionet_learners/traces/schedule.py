@@ -79,7 +79,7 @@ def run(
   number = jnp.arange(count)
   # After the last window that is asked there is nothing to learn.
   end = count if keep else jnp.max(jnp.where(asked, number + 1, 0))
-  ends_asked = asked[-1] if rest else False
+  ends_asked = (asked[-1] & (rest > 0)).astype(number.dtype)
   stop = end - ends_asked  # the shorter window comes after the loop
 
   def first(start, wanted):
@@ -117,7 +117,7 @@ def run(
     last = window(whole * size, rest)
     # A conditional would copy the traces; a loop of one round does not.
     carry = jax.lax.fori_loop(
-      0, ends_asked.astype(jnp.int32), lambda _, c: learn(c, last, keep), carry
+      0, ends_asked, lambda _, c: learn(c, last, keep), carry
     )
   return carry
 
