@@ -179,6 +179,7 @@ def test_precision_is_of_what_is_computed_and_not_of_what_is_kept():
   """Truth: the types that the policy names, by hand."""
   config = small_runs.config('copying', 'gru', 'bptt')
   config.precision = 'params=float32,compute=bfloat16,output=float32'
+  config.learner.carry = True  # else nothing is kept of a cell's state
   run = build.build(config)
   state = jax.eval_shape(lambda: updates.init(run))
   assert {str(x.dtype) for x in jax.tree.leaves(state.params)} == {'float32'}
