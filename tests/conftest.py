@@ -13,15 +13,13 @@ For the same reason programs are hardly optimized, by these processes and those
 that tests start: compiling takes a third of the time then. To test them as
 users run them, set the environment's JAX_DISABLE_MOST_OPTIMIZATIONS to 0.
 
-All programs are lowered in one MLIR context. JAX makes one for each, which
-takes a fifth of the time that a small program takes, and two thirds of its
-megabyte. After a test, if those before it and it compiled many, all are
+A program takes a third of a megabyte even if its arrays take a few bytes (see
+one_context.py). After a test, if those before it and it compiled many, all are
 forgotten: a worker stays small.
 """
 
 import contextlib
 import ctypes
-import functools
 import gc
 import os
 import pathlib
@@ -40,6 +38,8 @@ if os.environ.setdefault('JAX_DISABLE_MOST_OPTIMIZATIONS', '1') == '1':
 import jax
 import pytest
 
+from tests import one_context
+
 jax.config.update('jax_num_cpu_devices', 4)
 jax.config.update('jax_numpy_rank_promotion', 'raise')
 
@@ -52,19 +52,6 @@ else:
 
 
 _MAX_PROGRAMS = 2000
-
-
-@functools.cache
-def _context():
-  return _make_context()
-
-
-try:  # JAX's own affair: a version may have none to replace
-  from jax._src.interpreters import mlir
-
-  _make_context, mlir.make_ir_context = mlir.make_ir_context, _context
-except (ImportError, AttributeError):
-  pass
 
 
 @pytest.fixture(scope='session')
@@ -120,7 +107,7 @@ def forgotten(programs):
   if programs[0] > _MAX_PROGRAMS:
     programs[0] = 0
     jax.clear_caches()
-    _context.cache_clear()
+    one_context.forget()
     gc.collect()
     if hasattr(ctypes.CDLL(None), 'malloc_trim'):  # else they stay reserved
       ctypes.CDLL(None).malloc_trim(0)
