@@ -51,6 +51,14 @@ else:
 _MAX_PROGRAMS = 200
 
 
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config, log):
+  """The tests of a file run in one worker, which compiles what they share."""
+  from xdist import scheduler
+
+  return scheduler.LoadFileScheduling(config, log)
+
+
 @pytest.fixture(scope='session')
 def of_all_workers(tmp_path_factory):
   """A folder that all workers share."""

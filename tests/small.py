@@ -51,7 +51,7 @@ def trials(
       rng.normal(size=(num_steps, batch, num_outputs)), dtype
     ),
     mask=jnp.asarray(mask, dtype),
-    index=first + jnp.arange(batch),
+    index=jnp.asarray(first + np.arange(batch)),
   )
 
 

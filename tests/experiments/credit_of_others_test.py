@@ -8,7 +8,7 @@ import math
 from unittest import mock
 
 import jax
-import jax.numpy as jnp
+import numpy as np
 import pytest
 
 from bionet_learners import testing
@@ -69,16 +69,18 @@ def test_credit_is_checked_on_a_cell_of_others(
   [((cell, loss, rule, trials), keywords)] = credit.call_args_list
   assert not keywords
   assert trials.inputs.shape[1] == 4
-  params, constants = cell.init(jax.random.key(0), trials.inputs[0])
-  state = rule.init(jax.random.key(0), params, constants, trials)
-  estimate, _ = jax.eval_shape(
-    rule.estimate, params, constants, state, jax.random.key(0), trials
-  )
+
+  def run(key):
+    params, constants = cell.init(key, trials.inputs[0])
+    state = rule.init(key, params, constants, trials)
+    return params, rule.estimate(params, constants, state, key, trials)[0]
+
+  params, estimate = jax.eval_shape(run, jax.random.key(0))
   assert jax.tree.structure(estimate.gradient) == jax.tree.structure(params)
   dtypes = {str(x.dtype) for x in jax.tree.leaves((params, estimate))}
   assert dtypes == {'float32'}
-  outputs = jnp.zeros((*trials.targets.shape[1:], 8))
-  value, _ = loss(outputs, trials.targets[0], jnp.ones(4))
+  outputs = np.zeros((*trials.targets.shape[1:], 8), np.float32)
+  value, _ = loss(outputs, trials.targets[0], np.ones(4, np.float32))
   assert value == pytest.approx(math.log(8))  # of 8 classes, all alike
   lines = capsys.readouterr().out.splitlines()
   assert lines[0] == 'credit checked'

@@ -80,15 +80,15 @@ def test_a_tissue_reads_the_geometry_that_its_settings_name():
   for settings, closed in (({'rows': 3}, False), ({'geometry': 'torus'}, True)):
     cell = tissue.tissue(Sizes(), **settings)
     params, _ = jax.jit(cell.init)(jax.random.key(0), jnp.zeros((1, 2)))
-    state = jnp.asarray(np.random.default_rng(1).uniform(0.4, 0.6, (1, 12)))
-    inputs, keys = (
-      jnp.array([[0.1, 0.0]]),
-      jax.random.split(jax.random.key(1), 1),
-    )
-    _, after = cell.step(params, {}, state, keys, inputs)
-    means = looped(np.asarray(state[0], float), settings.get('rows', 1), closed)
-    rate = tissue.regulatory_network().apply(params, jnp.asarray(means))
-    np.testing.assert_allclose(after[0], state[0] + 0.1 * rate, rtol=1e-5)
+    state = np.random.default_rng(1).uniform(0.4, 0.6, (1, 12))
+    inputs = np.array([[0.1, 0.0]], np.float32)
+    keys = jax.random.split(jax.random.key(1), 1)
+    step = jax.jit(cell.step)
+    _, after = step(params, {}, state.astype(np.float32), keys, inputs)
+    means = looped(state[0], settings.get('rows', 1), closed)
+    rate = jax.jit(tissue.regulatory_network().apply)(params, means)
+    wanted = state[0] + 0.1 * np.asarray(rate)
+    np.testing.assert_allclose(after[0], wanted, rtol=1e-5)
 
 
 def test_the_border_of_a_grid_is_pinned():

@@ -32,9 +32,14 @@ def relaxing(means):
 def test_noise_grows_with_the_root_of_the_time_step(dt):
   """Truth: variance sigma^2 dt after one step, |z| < 5. Mutant: by dt."""
   cell, batch = tissues.fixed(lambda m: 0 * m, 5), 4000
-  keys = unroll.trial_keys(tissues.KEY, jnp.arange(batch))
-  state = jnp.full((batch, 5), 0.5)
-  _, after = cell.step({}, {}, state, keys, tissues.row(dt, NOISE, batch))
+
+  @jax.jit
+  def step(inputs):
+    keys = unroll.trial_keys(tissues.KEY, jnp.arange(batch))
+    state = jnp.full((batch, 5), 0.5)
+    return cell.step({}, {}, state, keys, inputs)[1]
+
+  after = step(tissues.row(dt, NOISE, batch))
   moved = np.asarray(after, float) - 0.5
   assert np.abs(moved).max() < 0.5, 'the clip acts'
   variance, size = NOISE**2 * dt, moved.size

@@ -72,8 +72,9 @@ def evolution(cell, loss, *, devices=base.ONE, population: int = 8):
 
   def init(key, trials):
     keys = jax.random.split(key, population)
-    params, constants = model.init(key, trials)
-    members = jax.vmap(lambda k: model.init(k, trials)[0])(keys)
+    drawn = jax.vmap(lambda k: model.init(k, trials))(keys)
+    params, constants = jax.tree.map(lambda x: x[0], drawn)
+    members, _ = drawn
     memory = base.RuleState(shared=members, per_trial=())
     return base.LearnerState(params, constants, memory, (), jnp.int32(0))
 
@@ -92,8 +93,8 @@ def evolution(cell, loss, *, devices=base.ONE, population: int = 8):
 
     def next_generation(x):
       children = x[order[: population // 2]]
-      noise = jax.vmap(lambda k: jax.random.normal(k, x.shape[1:]))(keys)
-      return jnp.concatenate([children, children]) + 0.1 * noise
+      noise = jax.vmap(lambda k: jax.random.uniform(k, x.shape[1:]))(keys)
+      return jnp.concatenate([children, children]) + 0.1 * (noise - 0.5)
 
     shared = jax.tree.map(next_generation, members)
     best = jax.tree.map(lambda x: x[order[0]], members)

@@ -49,6 +49,7 @@ def cell():
 
 RULE = bptt.bptt(cell(), small.squared_error)
 BEGIN, ESTIMATE = jax.jit(RULE.begin), jax.jit(RULE.estimate)
+DESCEND = jax.jit(OPTIMIZER.update)
 
 
 def sample(key, index, batch_size):
@@ -226,7 +227,7 @@ def test_norms_are_those_of_the_estimate_and_of_the_change(plain, every):
       mask=trials.mask[window],
     )
     found, rule_state = ESTIMATE(params, constants, rule_state, NOISE_KEY, cut)
-    updates, opt_state = OPTIMIZER.update(found.gradient, opt_state, params)
+    updates, opt_state = DESCEND(found.gradient, opt_state, params)
     learned = optax.apply_updates(params, updates)
     gradients.append(numpy_norm(found.gradient))
     changes.append(

@@ -4,6 +4,8 @@
 Truth: the same steps by Haiku and optax, called by hand.
 """
 
+import functools
+
 import chex
 import haiku as hk
 import jax
@@ -22,6 +24,7 @@ def network(inputs, *, is_training):
 
 
 NETWORK = hk.transform_with_state(network)
+INIT = jax.jit(functools.partial(NETWORK.init, is_training=True))
 RNG = np.random.default_rng(0)
 INPUTS = jnp.asarray(3 + 2 * RNG.normal(size=(6, 4)), jnp.float32)
 TARGETS = jnp.asarray(RNG.normal(size=6), jnp.float32)
@@ -35,9 +38,7 @@ def loss(params, network_state):
 
 
 def created(tx, key=None):
-  params, network_state = NETWORK.init(
-    jax.random.key(1), jnp.zeros_like(INPUTS), is_training=True
-  )
+  params, network_state = INIT(jax.random.key(1), np.zeros_like(INPUTS))
   return states.TrainState.create(NETWORK.apply, params, tx, network_state, key)
 
 

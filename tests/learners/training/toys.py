@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Toys for loops: a net with statistics and dropout, and steps that count."""
 
+import functools
+
 import haiku as hk
 import jax
 import jax.numpy as jnp
@@ -24,6 +26,7 @@ def network(inputs, *, is_training):
 
 
 NETWORK = hk.transform_with_state(network)
+INIT = jax.jit(functools.partial(NETWORK.init, is_training=True))
 ADAM = optax.adam(0.05)
 
 
@@ -66,9 +69,7 @@ DATA, HELD_OUT = batches(), batches(2, seed=1)
 
 
 def start():
-  params, network_state = NETWORK.init(
-    jax.random.key(1), DATA[0]['x'], is_training=True
-  )
+  params, network_state = INIT(jax.random.key(1), DATA[0]['x'])
   return states.TrainState.create(
     NETWORK.apply, params, ADAM, network_state, jax.random.key(9)
   )
