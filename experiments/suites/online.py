@@ -65,6 +65,8 @@ def run(seeds: list[int], only: str = '') -> list[dict]:
   # Threads that wait for each other burn CPU time; one core is comparable. This
   # must come before JAX starts its own threads.
   os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
+  # What an earlier start compiled would take no time here.
+  jax.config.update('jax_enable_compilation_cache', False)
   rows = []
   for lag in LAGS:
     subjects = {

@@ -38,8 +38,9 @@ def d_rtrl(
   by way of another one is kept likewise. All else does not depend on `window`.
 
   Forward cost: memory flat in T, the traces `[B, m, n, s]` per synapse and
-  their update, one batched product of matrices per window. Windows in which
-  nothing is asked are not differentiated.
+  their update, one batched product of matrices per window. On a CPU, steps in
+  which nobody is asked are not differentiated, whole stretches of them are one
+  window, and traces that nobody reads are not made.
 
   Args:
     cell: any Cell whose units meet in synapses alone.
