@@ -95,6 +95,7 @@ def credit(
   post *= _wide(scale.astype(post.dtype), post)
   if site.synapse.product is None:
     return _wide(filters.pre, post) * post
+  # Weights of a block are shared by its places: their credit is summed.
   blocks = site.weights[0]
   x, y = (
     a.reshape(a.shape[0], blocks, -1, a.shape[-1]) for a in (filters.pre, post)

@@ -62,6 +62,7 @@ class Opened(NamedTuple):
     leak: float | None = None,
   ) -> tuple[interfaces.ArrayTree, advance.Window]:
     """A step forward: the new state, and what the traces need of the step."""
+    # The emission is the loss's affair, and no trace needs it.
     _, after, local = slopes.local_derivative(
       self.transition.structure,
       self.learned,
@@ -94,6 +95,7 @@ class Opened(NamedTuple):
     by_learned = placement.to_learned(
       self.transition, self.sites, self.learned, sums, by_learned
     )
+    # Weights that are tied, sliced or scaled before a step get theirs from here.
     prelude = self.transition.prelude
     _, pull = jax.vjp(lambda p: prelude(p, constants)[0], params)
     return jax.tree.map(jnp.add, by_params, pull(by_learned)[0])
@@ -118,6 +120,7 @@ def open_cell(
   transition = cut_step.open_transition(
     cell, params, constants, state, keys, inputs
   )
+  # Full reverse mode and a leak reach further than the cut cell's own credit.
   sites = placement.sites_of(
     transition.structure,
     every_leaf=every_leaf or settings.exact or settings.leak is not None,
@@ -125,7 +128,7 @@ def open_cell(
   learned, fixed = transition.prelude(params, constants)
 
   def step(both, constants, state, keys, inputs):
-    del constants
+    del constants  # they are among the fixed values
     return transition.step(
       both[1], fixed, state, keys, inputs, leak=settings.leak
     )
@@ -152,6 +155,7 @@ def no_traces(
 
 def float_type(state: interfaces.ArrayTree) -> Any:
   """The type of the floats of a state."""
+  # Integers and booleans are clocks and flags, and have no traces.
   floats = [
     x.dtype
     for x in jax.tree.leaves(state)
@@ -162,6 +166,7 @@ def float_type(state: interfaces.ArrayTree) -> Any:
 
 def without_float0(signal, state):
   """The gradient on a state, with zeros for what carries none."""
+  # JAX's float0 has no values, and a loop could not carry it.
   return jax.tree.map(
     lambda g, x: jnp.zeros_like(x) if g.dtype == jax.dtypes.float0 else g,
     signal,

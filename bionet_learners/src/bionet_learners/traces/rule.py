@@ -104,6 +104,7 @@ def traced_rule(
       cell, params, constants, shared, emission
     )
     taught, state = felt(taught, memory.state, emission)
+    # The filter joins the cell's state for as long as the estimate runs.
     start = memory._replace(state=state)
     args = learned, constants, start, keys, trials
     if execution == 'reverse':

@@ -69,6 +69,7 @@ def run(
   """
   num_steps = trials.mask.shape[0]
   size = min(size or num_steps, num_steps)
+  # Only a running program knows what is asked.
   if platforms.accelerated():
     return _all_alike(learn, carry, trials, size, keep)
   whole, rest = divmod(num_steps, size)
@@ -111,11 +112,13 @@ def run(
     at = first(until, False)
     return at, jax.lax.fori_loop(until, at, of_learning, carry)
 
+  # Loops, though each goes round but a few times: conditionals would copy all
+  # traces, while loops update them in place.
   start = jnp.zeros((), number.dtype), carry
   _, carry = jax.lax.while_loop(lambda loop: loop[0] < stop, of_stretch, start)
   if rest:
     last = window(whole * size, rest)
-    # A conditional would copy the traces; a loop of one round does not.
+    # One round or none, for the same reason.
     carry = jax.lax.fori_loop(
       0, ends_asked, lambda _, c: learn(c, last, keep), carry
     )
@@ -131,6 +134,7 @@ def _all_alike(learn, carry, trials, size, keep):
   if keep:
     return windows.scan_windows(body, carry, trials, size)[0]
   num_steps = trials.mask.shape[0]
+  # By itself, since it is known here and now that nobody reads its traces.
   last = (num_steps - 1) // size * size
   if last:
     before = windows.steps_of(trials, 0, last)

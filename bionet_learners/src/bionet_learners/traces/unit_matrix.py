@@ -56,6 +56,7 @@ class UnitMatrix(NamedTuple):
 
   def __matmul__(self, other):
     """The product with a UnitMatrix, or with a Vector."""
+    # A Vector is a plain tuple, so that it has no class to be told by.
     if isinstance(other, UnitMatrix):
       columns = tuple(zip(*other.entries, strict=True))
       return UnitMatrix(
