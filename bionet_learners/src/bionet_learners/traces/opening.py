@@ -95,7 +95,7 @@ class Opened(NamedTuple):
     by_learned = placement.to_learned(
       self.transition, self.sites, self.learned, sums, by_learned
     )
-    # Weights that are tied, sliced or scaled before a step get theirs from here.
+    # Weights that are tied, sliced or scaled before a step get theirs here.
     prelude = self.transition.prelude
     _, pull = jax.vjp(lambda p: prelude(p, constants)[0], params)
     return jax.tree.map(jnp.add, by_params, pull(by_learned)[0])
