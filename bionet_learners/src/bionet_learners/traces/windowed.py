@@ -69,15 +69,17 @@ def forward(
     cell, settings, params, constants, memory.state, keys, trials.inputs[0]
   )
   sites, learned = opened.sites, opened.learned
-  # The exact derivative inside of a window needs no cut step at all.
-  inside = cell if settings.exact else opened.cell
-
   exact = settings.exact
   # The exact derivative inside of a window needs no cut step at all.
   inside = cell if exact else opened.cell
 
+  @jax.jit  # traced once, for windows that are asked and for those that are not
+  def moved_from(learned, fixed, state, noise, inputs):
+    here = opened._replace(learned=learned, fixed=fixed)
+    return here.move(state, noise, inputs, settings.leak)
+
   def move(state, noise, inputs):
-    return opened.move(state, noise, inputs, settings.leak)
+    return moved_from(opened.learned, opened.fixed, state, noise, inputs)
 
   def local(state, noise, inputs):
     # What traces need of a step is data to the derivative of the loss.
@@ -128,9 +130,9 @@ def forward(
 
   # Of the gradient the shapes are known: tracing it for them would take half of
   # the time that tracing the rule takes.
-  scores = platforms.zeros_of(
-    lambda first: objective(params, learned, memory.state, memory.steps, first),
-    windows.first_window(trials, 1),
+  total, (metrics, _) = platforms.zeros_of(
+    lambda *args: unroll.unroll(cell, loss, params, constants, *args),
+    *(memory.state, keys, memory.steps, windows.first_window(trials, 1)),
   )
   gradients = jax.tree.map(jnp.zeros_like, (params, learned))
   dtype = jnp.result_type(
@@ -143,7 +145,7 @@ def forward(
     (
       memory._replace(traces=parts.packed(memory.traces)),
       sums,
-      (*gradients, scores[0], scores[1][0]),
+      (*gradients, total, metrics),
     ),
     trials,
     size=settings.window,
