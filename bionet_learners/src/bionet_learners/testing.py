@@ -395,7 +395,8 @@ class _Check:
 
 def _take(trials: interfaces.Trials, where: slice) -> interfaces.Trials:
   timed = jax.tree.map(lambda x: np.asarray(x)[:, where], unroll.timed(trials))
-  return interfaces.Trials(index=np.asarray(trials.index)[where], **timed)
+  index = jnp.asarray(np.asarray(trials.index)[where])
+  return interfaces.Trials(index=index, **timed)
 
 
 def _assert_close(got, wanted, message: str) -> None:
