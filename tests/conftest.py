@@ -13,8 +13,9 @@ For the same reason programs are hardly optimized, by these processes and those
 that tests start: compiling takes a third of the time then. To test them as
 users run them, set the environment's JAX_DISABLE_MOST_OPTIMIZATIONS to 0.
 
-A program takes a megabyte even if its arrays take a few bytes. After a test, if
-those before it and it compiled many, all are forgotten: a worker stays small.
+A program takes a third of a megabyte even if its arrays take a few bytes (see
+one_context.py). After a test, if those before it and it compiled many, all are
+forgotten: a worker stays small.
 """
 
 import contextlib
@@ -37,6 +38,8 @@ if os.environ.setdefault('JAX_DISABLE_MOST_OPTIMIZATIONS', '1') == '1':
 import jax
 import pytest
 
+from tests import one_context
+
 jax.config.update('jax_num_cpu_devices', 4)
 jax.config.update('jax_numpy_rank_promotion', 'raise')
 
@@ -48,7 +51,7 @@ else:
   flags.FLAGS.mark_as_parsed()
 
 
-_MAX_PROGRAMS = 200
+_MAX_PROGRAMS = 2000
 
 
 @pytest.hookimpl(optionalhook=True)
@@ -112,6 +115,7 @@ def forgotten(programs):
   if programs[0] > _MAX_PROGRAMS:
     programs[0] = 0
     jax.clear_caches()
+    one_context.forget()
     gc.collect()
     if hasattr(ctypes.CDLL(None), 'malloc_trim'):  # else they stay reserved
       ctypes.CDLL(None).malloc_trim(0)

@@ -38,6 +38,7 @@ def import_all() -> None:
   import experiments.figures.confusion_matrix
   import experiments.figures.learning_curve
   import experiments.session  # noqa: F401
+  from tests import one_context  # noqa: F401
 
   gc.collect()
   gc.freeze()  # else a fork's first collection copies all that was imported

@@ -93,7 +93,7 @@ def test_bptt_on_a_core_that_draws_and_learns_its_start(kind):
   """Truth: finite differences of the loss of `unroll`, in float64."""
   with jax.enable_x64(True):
     cell, trials = make(kind), make_trials()
-    params, _ = cell.init(KEY, trials.inputs[0])
+    params, _ = jax.jit(cell.init)(KEY, trials.inputs[0])
 
     def loss(params):
       keys = unroll.trial_keys(KEY, trials.index)
@@ -117,7 +117,7 @@ def test_bptt_on_a_core_that_draws_and_learns_its_start(kind):
 def test_exact_rules_credit_a_learned_start(kind, factory):
   """Truth: `bptt` over all steps; windows of 2 steps. Units do not mix."""
   cell, trials = make(kind), make_trials()
-  params, _ = cell.init(KEY, trials.inputs[0])
+  params, _ = jax.jit(cell.init)(KEY, trials.inputs[0])
   wanted = gradient(bl.bptt(cell, squared), params, trials, T)
   found = gradient(factory(cell, squared), params, trials, 2)
   chex.assert_trees_all_close(found, wanted, rtol=1e-4, atol=1e-6)

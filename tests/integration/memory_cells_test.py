@@ -18,6 +18,7 @@ from bionet_learners.reverse import bptt
 from bionet_learners.traces import d_rtrl
 from bionet_tasks import base
 from bionet_tasks.temporal import copying
+from tests import small
 
 pytestmark = pytest.mark.oracle
 
@@ -41,7 +42,7 @@ def made(name):
   factory = plugins.load('bionet.cells', name, CELLS)
   cell = factory(TASK.spec, **SETTINGS[name])
   trials = TASK.sample(KEY, jnp.arange(3))
-  params, constants = cell.init(KEY, trials.inputs[0])
+  params, constants = jax.jit(cell.init)(KEY, trials.inputs[0])
   if name in RECURRENT:
     module, weight = RECURRENT[name]
     params[module][weight] *= 0
@@ -52,19 +53,6 @@ def gradient(rule, params, constants, trials):
   state = rule.init(KEY, params, constants, trials)
   state = rule.begin(params, constants, state, KEY, trials)
   return rule.estimate(params, constants, state, KEY, trials)[0].gradient
-
-
-def errors(actual, expected):
-  """`{group: relative error}` of the leaves, none of which is small."""
-  found = {}
-  for path, leaf in jax.tree.leaves_with_path(expected):
-    norm = float(jnp.linalg.norm(leaf))
-    assert norm > 1e-4, path
-    other = functools.reduce(lambda tree, key: tree[key.key], path, actual)
-    found[jax.tree_util.keystr(path)] = float(
-      jnp.linalg.norm(other - leaf) / norm
-    )
-  return found
 
 
 @pytest.mark.parametrize('name', SETTINGS)
@@ -78,13 +66,15 @@ def test_traces_are_the_gradient(name):
   exact = jax.jit(functools.partial(gradient, bptt.bptt(cell, loss)))(*rest)
   traced = d_rtrl.d_rtrl(cell, loss, window=2)
   found = jax.jit(functools.partial(gradient, traced))(*rest)
-  assert max(errors(found, exact).values()) < 1e-5
+  assert max(small.errors(found, exact).values()) < 1e-5
 
   def forgets(params, constants, state, keys, inputs):
     state = jax.lax.stop_gradient(state)
     return cell.step(params, constants, state, keys, inputs)
 
   mutant = bptt.bptt(cell._replace(step=forgets), loss)
-  lost = errors(jax.jit(functools.partial(gradient, mutant))(*rest), exact)
+  lost = small.errors(
+    jax.jit(functools.partial(gradient, mutant))(*rest), exact
+  )
   cells_own = [v for k, v in lost.items() if 'readout' not in k]
   assert len(cells_own) >= 2 and np.min(cells_own) > 0.05

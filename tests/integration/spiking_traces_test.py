@@ -76,7 +76,7 @@ def found(feedback, **settings):
   """`(gradient, loss, params, shared, trials, states [T, B, N])`, float64."""
   with jax.enable_x64(True):
     cell, trials = make(**settings), some_trials()
-    params, constants = cell.init(KEY, trials.inputs[0])
+    params, constants = jax.jit(cell.init)(KEY, trials.inputs[0])
     params['readout']['w'] *= 3
     if feedback in EXACT:
       rule = EXACT[feedback](cell, base.cross_entropy)
@@ -231,7 +231,7 @@ def test_a_filter_on_the_emission_keeps_what_rates_cost(feedback):
       rule = e_prop.e_prop(
         cell, base.cross_entropy, kappa=kappa, window=3, feedback=feedback
       )
-      params, constants = cell.init(KEY, trials.inputs[0])
+      params, constants = jax.jit(cell.init)(KEY, trials.inputs[0])
       state = rule.init(KEY, params, constants, trials)
       estimate, _ = rule.estimate(params, constants, state, KEY, trials)
       updates.append(estimate.gradient['spiking'])
@@ -251,7 +251,7 @@ def test_a_filter_on_the_emission_keeps_what_rates_cost(feedback):
 def test_rules_that_cannot_take_what_rates_cost_refuse_it(rule, message):
   """Truth: the message."""
   cell, trials = make(rate_weight=WEIGHT), some_trials()
-  params, constants = cell.init(KEY, trials.inputs[0])
+  params, constants = jax.jit(cell.init)(KEY, trials.inputs[0])
   with pytest.raises(ValueError, match=message):
     made = rule(cell, base.cross_entropy)
     state = made.init(KEY, params, constants, trials)

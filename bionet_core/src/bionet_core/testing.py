@@ -41,7 +41,7 @@ def check_cell(
   batch = _check_inputs(inputs)
   key, other_key = jax.random.split(unroll.seed_key(seed))
   params, constants = _check_init(cell.init, key, other_key, inputs)
-  index = np.arange(7, 7 + batch, dtype=np.int32)
+  index = jnp.asarray(np.arange(7, 7 + batch))
   sequence = np.stack([np.roll(inputs, t, 0) for t in range(_NUM_STEPS)])
 
   @jax.jit
@@ -108,13 +108,13 @@ def check_cell(
 
   _same(
     'trials permuted with their index = results permuted',
-    loop(np.roll(index, 1), np.roll(sequence, 1, 1)),
+    loop(np.roll(np.asarray(index), 1), np.roll(sequence, 1, 1)),
     jax.tree.map(lambda x: np.roll(x, 1, 0), whole),
   )
   for b in range(batch):
     _same(
       f'trial {b} alone = trial {b} in the batch',
-      loop(index[b : b + 1], sequence[:, b : b + 1]),
+      loop(np.asarray(index)[b : b + 1], sequence[:, b : b + 1]),
       _trial(whole, b),
     )
 
