@@ -77,12 +77,7 @@ def _main(argv: list[str]) -> None:
   del argv
   with commandline.bad_input():
     workdir = paths.local('--workdir', _WORKDIR.value)
-    run, state, _ = saved.restore(workdir)
-    spec = run.first.task.spec
-    if spec.name != 'lorenz':
-      raise ValueError(
-        f'--workdir={workdir}: must hold a run of lorenz, not of {spec.name}.'
-      )
+    run, state, _ = saved.restore(workdir, task='lorenz')
   _, *answers = scoring.score_run(run, state)
   path = workdir / 'figures' / 'forecast.png'
   draw(*answers, path)

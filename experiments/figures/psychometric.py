@@ -116,13 +116,7 @@ def _main(argv: list[str]) -> None:
   del argv
   with commandline.bad_input():
     workdir = paths.local('--workdir', _WORKDIR.value)
-    run, state, _ = saved.restore(workdir)
-    spec = run.first.task.spec
-    if spec.name != 'evidence_accumulation':
-      raise ValueError(
-        f'--workdir={workdir}: must hold a run of evidence_accumulation, not '
-        f'of {spec.name}.'
-      )
+    run, state, _ = saved.restore(workdir, task='evidence_accumulation')
   answers = {}
   for name in run.first.task.evaluations:
     _, *answers[name] = scoring.score_run(run, state, name)

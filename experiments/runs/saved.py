@@ -74,7 +74,11 @@ def begin(
 
 
 def restore(
-  path: str | os.PathLike[str], which: str = 'last', report: Report = print
+  path: str | os.PathLike[str],
+  which: str = 'last',
+  report: Report = print,
+  *,
+  task: str | None = None,
 ) -> tuple[records.Run, learners.LearnerState, int]:
   """The state of a run's last checkpoint that is whole, or of its best.
 
@@ -84,6 +88,7 @@ def restore(
       one with the best main metric.
     report: takes a line for the user: for what differs here from where the run
       began, and for a damaged checkpoint.
+    task: the one task whose run it may be; None: any.
 
   JAX is told the run's precision and determinism.
 
@@ -101,6 +106,11 @@ def restore(
   for note in workdirs.notes(workdir):
     report(f'it may not score bit for bit as it did: {note}.')
   run, state, update = _restore(workdir, which, report)
+  name = run.first.task.spec.name
+  if task not in (None, name):
+    raise ValueError(
+      f'--workdir={workdir}: must hold a run of {task}, not of {name}.'
+    )
   workdirs.check_data(workdir, run.first.task.spec)
   return run, state, update
 
