@@ -155,7 +155,7 @@ def advance_all(
     traces: before the window, packed.
     window: what they need of it.
     needed: bool `[]`; where it is False, traces may stay as they were.
-    after: what was read of the traces before, a number `[]`.
+    after: a number `[]` that was read of these traces; None: nothing was.
 
   Returns:
     The traces, in the types that they are stored in, packed.
@@ -163,6 +163,11 @@ def advance_all(
   products = {  # the sites of a group share its matrix
     group: unit_matrix.suffix_products(d) for group, d in window.decay.items()
   }
+  if after is not None:
+    products = {
+      group: (parts.once(after, total), suffix)
+      for group, (total, suffix) in products.items()
+    }
 
   def of_trials(site, old, x, c, total, suffix):
     old = parts.unpacked(old)
@@ -183,7 +188,7 @@ def advance_all(
       new = of_trials(site, e, x_here, c_here, d, s)
       return divided.put(old, new, part)
 
-    return divided.loop(of_part, old, needed, after)
+    return divided.loop(of_part, old, needed)
 
   return [
     of_site(*args)

@@ -63,7 +63,6 @@ class Parts(NamedTuple):
     body: Callable[[Any, Any], Any],
     carry: Any,
     needed: bool | jax.Array = True,
-    after: jax.Array | None = None,
   ) -> Any:
     """`carry = body(part, carry)` for every part.
 
@@ -71,16 +70,22 @@ class Parts(NamedTuple):
       body: what is done for a part, by its number.
       carry: before the first part.
       needed: whether it is done at all.
-      after: a number `[]` that was computed of what is about to change.
     """
     if self.count == 1 and isinstance(needed, bool):
       return body(0, carry) if needed else carry
     rounds = self.count * jnp.asarray(needed, jnp.int32)
-    if after is not None:
-      # XLA would copy what is about to change, were it not clear that it has
-      # been read before: no barrier is left when copies are decided on.
-      rounds += (0 * after).astype(jnp.int32)
     return jax.lax.fori_loop(0, rounds, body, carry)
+
+
+def once(number: jax.Array, tree: Any) -> Any:
+  """The same tree of floats, which cannot be known before a number is `[]`.
+
+  XLA would copy traces that are read and then updated in place, unless what
+  updates them waits for what was read. Of a barrier nothing is left when it
+  decides on copies; a zero of which it cannot tell that it is one remains.
+  """
+  zero = (0 * number).astype(jnp.int32)  # of NaN, too
+  return jax.tree.map(lambda x: x + zero.astype(x.dtype), tree)
 
 
 def packed(tree: Any) -> Any:
