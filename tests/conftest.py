@@ -51,7 +51,7 @@ else:
   flags.FLAGS.mark_as_parsed()
 
 
-_MAX_PROGRAMS = 2000
+_MAX_PROGRAMS = 400
 
 
 @pytest.hookimpl(optionalhook=True)

@@ -77,7 +77,7 @@ def by_hand(asked, size, keep):
 
 @pytest.mark.parametrize('keep', [False, True])
 @pytest.mark.parametrize(
-  ('size', 'longest'), [(1, 3), (2, 2), (2, 7), (3, 4), (4, 1), (7, 7), (9, 2)]
+  ('size', 'longest'), [(1, 3), (2, 7), (3, 4), (4, 1), (9, 2)]
 )
 def test_every_step_comes_once_and_in_its_place(size, longest, keep):
   """Truth: a loop over windows; all masks of seven steps."""
@@ -160,7 +160,13 @@ MASKS = {
 }
 
 
-@pytest.mark.parametrize('rule', RULES)
+@pytest.mark.parametrize(
+  'rule',
+  [
+    name if name == 'd_rtrl' else pytest.param(name, marks=pytest.mark.slow)
+    for name in RULES
+  ],
+)
 def test_how_long_a_window_is_where_nobody_is_asked_changes_nothing(rule):
   """Truth: windows of K that are all learned from, as an accelerator has them.
 
