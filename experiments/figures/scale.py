@@ -109,4 +109,5 @@ def _cell(row):
     return ''
   if row['verdict'] == 'not measured':
     return f'- / {row["theory"]}'
-  return f'{row["measured"]:.2f} / {row["theory"]}'
+  measured = round(row['measured'], 2) + 0.0  # -0.0 has a sign
+  return f'{measured:.2f} / {row["theory"]}'
