@@ -21,6 +21,7 @@ SUITES = types.MappingProxyType(
     'prototypes': 'local plasticity on prototypes, beside what is simpler',
     'online': 'time and memory of an update by length of the trials',
     'relaxation': 'CPU time of an update, beside its bare matrix products',
+    'scale': 'how memory and time of each rule grow, beside theory',
     'sde': 'order, noise, memory and time of the tissue',
   }
 )

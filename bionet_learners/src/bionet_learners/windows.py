@@ -35,14 +35,18 @@ def scan_windows(
     carry, outs = body(carry, steps_of(trials, 0, size))
     outs = jax.tree.map(lambda x: x[None], outs)
   else:
-    stacked = jax.tree.map(
-      lambda x: x[: whole * size].reshape(whole, size, *x.shape[1:]), timed
-    )
-    carry, outs = platforms.scan(
-      lambda carry, steps: body(carry, dataclasses.replace(trials, **steps)),
-      carry,
-      stacked,
-      steps=size,
+
+    def of_window(loop, _):
+      start, carry = loop
+      # Cut here: stacked before the loop, all trials would be copied for it.
+      cut = jax.tree.map(
+        lambda x: jax.lax.dynamic_slice_in_dim(x, start, size), timed
+      )
+      carry, out = body(carry, dataclasses.replace(trials, **cut))
+      return (start + size, carry), out
+
+    (_, carry), outs = platforms.scan(
+      of_window, (jnp.int32(0), carry), None, length=whole, steps=size
     )
   if num_steps % size:
     carry, last = body(carry, steps_of(trials, whole * size, num_steps))
