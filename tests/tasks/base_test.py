@@ -77,6 +77,12 @@ def test_a_loss_refuses_other_shapes(loss, outputs, num_trials, mask):
     loss(np.zeros(outputs), targets, np.ones(mask))
 
 
+def test_a_loss_refuses_complex_outputs():
+  """Truth: real scores. Mutant: their real part."""
+  with pytest.raises(AssertionError, match='complex'):
+    base.cross_entropy(np.ones((1, 2), complex), [0], [1])
+
+
 def test_sum_over_steps_is_the_loop_over_steps():
   """Truth: a Python loop; names and weights are those of the loss."""
   generator = np.random.default_rng(1)

@@ -133,7 +133,7 @@ class LearningSignalFn(Protocol):
     Args:
       params: the model's parameters.
       constants: the model's constants.
-      rule_state: the rule's state.
+      rule_state: the rule's state; what is shared counts alone.
       emission: `[B, N]`.
       targets: `[B, ...]`.
       mask: float `[B]`.
@@ -176,11 +176,11 @@ class GradientRule(NamedTuple):
       signal of their own, else None: `(params, constants, rule_state,
       emission [B, N], targets, mask [B]) -> [B, N]`.
     claim: what it claims of its gradient; by default nothing.
+    objective: what a metric of the loss that it descends is called: 'loss',
+      where that is the task's, else a name that ends in '_loss'.
     estimate_last: `estimate` of steps after which `begin` follows; of the state
       it returns what is shared, and `()` per trial, so that no traces need be
       made for later steps. None: the rule has no quicker way than `estimate`.
-    objective: what a metric of the loss that it descends is called: 'loss',
-      where that is the task's, else a name that ends in '_loss'.
   """
 
   model: interfaces.Model
@@ -189,8 +189,8 @@ class GradientRule(NamedTuple):
   estimate: EstimateFn
   learning_signal: LearningSignalFn | None = None
   claim: Claim = Claim()
-  estimate_last: EstimateFn | None = None
   objective: str = 'loss'
+  estimate_last: EstimateFn | None = None
 
 
 def _of_no_trial(rule_state: RuleState) -> RuleState:
@@ -414,10 +414,6 @@ def descend(
       step=jnp.zeros((), jnp.int32),
     )
 
-  # Of a window after which the trials begin anew.
-  last = rule.estimate_last or rule.estimate
-  estimate_of = rule.estimate if carry or every is not None else last
-
   def update(state, key, trials):
     unroll.check_key(key)
     if not carry:
@@ -432,6 +428,10 @@ def descend(
         state.rule_state,
       )
     state = state._replace(rule_state=begun)
+    estimate_of, num_steps = rule.estimate, trials.mask.shape[0]
+    # Of one window after which the trials begin anew.
+    if not carry and (every or num_steps) >= num_steps:
+      estimate_of = rule.estimate_last or rule.estimate
 
     def learn(state, window):
       estimate, rule_state = estimate_of(

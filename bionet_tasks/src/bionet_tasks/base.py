@@ -245,17 +245,20 @@ def _arrays(outputs, targets, mask):
   """Outputs `[B, O]` and mask `[B]` as floats, targets `[B, ...]` as given.
 
   Raises:
-    AssertionError: for other ranks and for unequal numbers of trials.
+    AssertionError: for other ranks, unequal numbers of trials, and complex
+      outputs.
   """
   outputs, targets, mask = map(jnp.asarray, (outputs, targets, mask))
   chex.assert_rank([outputs, mask], [2, 1])
   chex.assert_equal_shape_prefix([outputs, targets, mask], 1)
-  return _as_float(outputs), targets, _as_float(mask)
+  outputs, mask = _as_float(outputs), _as_float(mask)
+  chex.assert_type([outputs, mask], float)
+  return outputs, targets, mask
 
 
 def _as_float(values):
-  real = jnp.issubdtype(values.dtype, jnp.floating)
-  return values if real else values.astype(float)
+  inexact = jnp.issubdtype(values.dtype, jnp.inexact)
+  return values if inexact else values.astype(float)
 
 
 def _words(values):

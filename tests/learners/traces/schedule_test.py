@@ -14,16 +14,24 @@ import numpy as np
 import optax
 import pytest
 
-from bionet_core import platforms
-from bionet_core.cells import cores
+from bionet_core import interfaces, platforms
+from bionet_core.cells import cores, noisy
 from bionet_learners import base
-from bionet_learners.traces import d_rtrl, e_prop, opening, rflo, schedule
+from bionet_learners.traces import (
+  d_rtrl,
+  e_prop,
+  opening,
+  parts,
+  rflo,
+  schedule,
+)
 from tests import small
 from tests.learners import contracts
 
 T = 7
 KEY = jax.random.key(0)
-CELL = cores.gru(small.Sizes((6,), 3), hidden=5)
+GRU = cores.gru(small.Sizes((6,), 3), hidden=5)
+CELL = noisy.noisy(GRU, 0.1)  # noise is numbered by step, which must be right
 
 
 def trials_of(asked):
@@ -203,6 +211,67 @@ def test_how_long_a_window_is_where_nobody_is_asked_changes_nothing(rule):
         np.testing.assert_allclose(x, y, rtol=2e-5, atol=1e-6, err_msg=mask)
       if 'no' not in mask:
         assert any(np.any(x) for x in jax.tree.leaves(got[0].gradient))
+
+
+@pytest.mark.parametrize('dtype', ['float32', 'bfloat16'])
+@pytest.mark.parametrize('cached', [1, 250])
+def test_parts_of_the_trials_are_as_all_at_once(cached, dtype, monkeypatch):
+  """Truth: all trials at once, as an accelerator has them; six, in parts.
+
+  A cache of a byte holds one trial, one of 250 two or three of some synapses.
+  Mutant: each part reads the first one's trials.
+  """
+  trials = contracts.trials(7, 6)
+  trials = trials.replace(mask=jnp.ones_like(trials.mask) / 7)
+  params, constants = CELL.init(KEY, trials.inputs[0])
+  found = {}
+  monkeypatch.setattr(parts, '_CACHED', cached)
+  for platform in ('cpu', 'cuda'):
+    made = d_rtrl.d_rtrl(
+      CELL, contracts.cross_entropy, window=3, trace_dtype=dtype
+    )
+    state = made.init(KEY, params, constants, trials)
+    traces = jax.tree.leaves(state.per_trial.traces)
+    sizes = {parts.Parts.of((x,)).size for x in traces if x.ndim == 4}
+    with platforms.traced_for(platform):
+      found[platform] = jax.jit(made.estimate)(
+        params, constants, state, KEY, trials
+      )
+  assert max(sizes) < 6 and (cached == 1) == (max(sizes) == 1)
+  for x, y in zip(*map(jax.tree.leaves, found.values()), strict=True):
+    x, y = (np.asarray(z, np.float32) for z in (x, y))
+    np.testing.assert_allclose(
+      x, y, rtol=2e-2 if dtype != 'float32' else 1e-5, atol=1e-5
+    )
+
+
+def test_a_slope_without_end_where_nobody_asks_is_no_matter():
+  """Truth: the CPU's form. Mutant: no zeros for windows that are not asked."""
+
+  def step(params, constants, state, keys, inputs):
+    del constants, keys
+    state = 0.5 * state + jnp.sqrt(jnp.abs(inputs @ params['w']))
+    return state, state
+
+  cell = interfaces.Cell(
+    lambda key, inputs: ({'w': jnp.full((6, 3), 0.3)}, {}),
+    lambda constants, keys: jnp.zeros((*keys.shape, 3)),
+    step,
+    lambda params, constants, emission: emission @ jnp.diag(jnp.arange(3.0)),
+  )
+  trials = contracts.trials(8, 2)
+  # What comes in after the last asked step is set to 0, where the slope is.
+  trials = trials.replace(mask=jnp.zeros((8, 2)).at[3].set(1.0))
+  rule = d_rtrl.d_rtrl(cell, contracts.cross_entropy, window=4)
+  norms = []
+  for platform in ('cpu', 'cuda'):
+    learner = base.descend(rule, optax.sgd(0.1))
+    with platforms.traced_for(platform):
+      state = learner.init(KEY, trials)
+      update = jax.jit(lambda *args, learner=learner: learner.update(*args))
+      norms.append(float(update(state, KEY, trials)[1]['gradient_norm']))
+  assert norms[0] > 0.1
+  np.testing.assert_allclose(norms[1], norms[0], rtol=1e-5)
 
 
 def test_a_nan_of_the_past_is_no_reason_to_stop():

@@ -54,7 +54,7 @@ def d_rtrl(
       100 steps or fewer are given at once.
     trace_dtype: stores the traces of products, e.g. 'bfloat16'.
     silent_mib: MiB that may be kept of steps in which nobody is asked: as many
-      as fit are taken at once.
+      as fit are taken at once, or as a window has if these are more.
 
   Returns:
     A GradientRule; its metrics are the loss's own. With forward execution

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Pp-prop: traces of pre and of post opened, and their product at the end."""
+"""Pp-prop: traces of pre and of post apart, and their product at the end."""
 
 import jax
 import jax.numpy as jnp

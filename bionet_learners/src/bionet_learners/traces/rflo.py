@@ -42,7 +42,7 @@ def rflo(
     adaptation_decay: of adaptive feedback, its weight decay an update.
     trace_dtype: stores the traces of products.
     silent_mib: MiB that may be kept of steps in which nobody is asked: as many
-      as fit are taken at once.
+      as fit are taken at once, or as a window has if these are more.
 
   Returns:
     A GradientRule; it shares B.

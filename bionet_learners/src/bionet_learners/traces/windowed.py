@@ -99,10 +99,13 @@ def forward(
         objective, argnums=(0, 1, 2), has_aux=True, allow_int=True
       )(params, learned, memory.state, memory.steps, window)
     )
+    signal = opening.without_float0(signal, memory.state)
     more = by_params, by_learned, total, metrics
+    if platforms.accelerated():
+      # Where nobody is asked, 0 times a slope that is infinite would be NaN.
+      more, signal = _where(window.mask, (more, signal))
     result = jax.tree.map(jnp.add, result, more)
     # The signal is of the state before the window, and so are these traces.
-    signal = opening.without_float0(signal, memory.state)
     sums = advance.add_past(sites, memory.traces, signal, sums)
     traces = advance.advance_all(
       sites, memory.traces, moved, needed, after=advance.one_of(sums)
@@ -157,3 +160,9 @@ def forward(
   gradient = opened.gradient(params, constants, by_params, by_learned, sums)
   memory = memory._replace(traces=parts.unpacked(memory.traces))
   return base.Estimate(gradient, total, metrics), memory
+
+
+def _where(mask, tree):
+  """A tree where any trial is asked, else zeros."""
+  asked = jnp.any(mask != 0)
+  return jax.tree.map(lambda x: jnp.where(asked, x, jnp.zeros_like(x)), tree)
