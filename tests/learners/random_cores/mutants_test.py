@@ -34,10 +34,10 @@ def wrong(case, gradient, windows):
 def test_keys_that_a_window_numbers_from_its_first_step(monkeypatch):
   """Truth: the reference, whose keys are numbered by the step of the trial.
 
-  The pass that scores a window keeps the right keys; whoever else asks for the
-  keys of a step gets those of the window's step.
+  The pass that scores a window keeps the right keys; the one over windows in
+  which nobody is asked gets those of the window's step.
   """
-  window, right_keys = 2, unroll.step_keys
+  window, right_keys = 1, unroll.step_keys
 
   def by_window(keys, steps):
     asks = sys._getframe(1).f_globals['__name__']
