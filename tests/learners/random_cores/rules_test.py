@@ -23,13 +23,14 @@ QUICK = {
 REFUSALS: dict[tuple[int, str], str] = {
   **{(27, rule): 'leaf' for rule in CUT},
   **{(28, rule): 'custom_vjp' for rule in CUT},
-  **{(core, 'e_prop kappa'): 'kappa' for core in (14, 29)},
+  **{(core, 'e_prop kappa'): 'kappa' for core in (14, 25, 29)},
 }
 """What a rule may refuse, and a fragment of the message.
 
 Core 27 packs two variables of a unit into one leaf, and a refusal names the
-remedy. Core 28 has a custom_vjp that mixes units backward. Cores 14 and 29 emit
-a projection, through which a filter on the emission would have to be carried.
+remedy. Core 28 has a custom_vjp that mixes units backward. Cores 14, 25 and 29
+emit a projection, through which a filter on the emission would have to be
+carried.
 """
 
 
