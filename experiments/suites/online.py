@@ -19,6 +19,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import tqdm
 
 from experiments.configs import copying as configs
 from experiments.figures import online_cost
@@ -68,7 +69,8 @@ def run(seeds: list[int], only: str = '') -> list[dict]:
   # What an earlier start compiled would take no time here.
   jax.config.update('jax_enable_compilation_cache', False)
   rows = []
-  for lag in LAGS:
+  # A bar where somebody looks, since the whole takes minutes.
+  for lag in tqdm.tqdm(LAGS, unit='length', disable=None):
     subjects = {
       (rule, on): subject(seeds[0], lag, *_RULES[rule], on_all=on == 'all')
       for on, rules in (('last 10', _RULES), ('all', _ON_ALL))

@@ -33,6 +33,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+import tqdm
 
 import bionet_core as core
 import bionet_learners as learners
@@ -478,7 +479,8 @@ def run(seeds: list[int], only: str = '') -> list[dict]:
   # must come before JAX starts its own threads.
   os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
   rows = []
-  for name, rule in RULES.items():
+  # A bar where somebody looks, since the whole takes minutes.
+  for name, rule in tqdm.tqdm(RULES.items(), unit='rule', disable=None):
     # Memory and time of a size are those of one program.
     programs = functools.cache(functools.partial(program, rule.make))
     for cost, laws in (('memory', rule.memory), ('time', rule.time)):

@@ -27,6 +27,7 @@ TOP_LEVEL = {
   'bionet_learners',
   'bionet_tasks',
   'experiments',
+  'findings',
   'pyproject.toml',
   'tests',
 }
