@@ -29,7 +29,8 @@ Decisions of the reference where a rule's documentation leaves a choice:
   synapse whose input is 1.
 * snap: an operation makes its result depend on its operands, whatever their
   values; tests of `where`, argmax and stop-gradients make nothing depend on
-  anything, and the zeros of a constant mask cut.
+  anything, and the zeros of a constant mask cut. Of a custom_vjp the operation
+  is its backward pass.
 """
 
 import collections

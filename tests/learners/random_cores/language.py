@@ -195,6 +195,25 @@ class Value:
     return self.depends.shape[:-1]
 
 
+def _mixing(function, values) -> list[bool]:
+  """Of each Value, whether its units hear each other in the backward pass.
+
+  Seen at one point: of what is elementwise nothing comes from elsewhere.
+  """
+  shapes = [x.shape for x in values if isinstance(x, Value)]
+
+  def of_values(*known):
+    rest = iter(known)
+    args = [next(rest) if isinstance(x, Value) else x for x in values]
+    return function(*with_rank(args))
+
+  out, pull = jax.vjp(of_values, *[jnp.full(shape, 0.3) for shape in shapes])
+  if not jnp.issubdtype(out.dtype, jnp.inexact):
+    return [False] * len(shapes)
+  back = pull(jnp.zeros_like(out).at[..., 0].set(1.0))
+  return [bool(x.ndim and np.any(x[..., 1:])) for x in back]
+
+
 class Reach:
   """Computes which element depends on which; a trial's arrays, B = 1.
 
@@ -254,12 +273,17 @@ class Reach:
     return self._fixed((1, size))
 
   def map(self, function, *values):
+    mixing = _mixing(function, values)
     values = [x for x in values if isinstance(x, Value)]
     rank = max(len(x.shape) for x in values)
     deep = [
       x.depends.reshape((1,) * (rank - len(x.shape)) + x.depends.shape)
       for x in values
     ]
+    for k, mixes in enumerate(mixing):
+      if mixes:
+        some = np.any(deep[k], axis=-2, keepdims=True)
+        deep[k] = np.broadcast_to(some, deep[k].shape)
     return Value(np.logical_or.reduce(np.broadcast_arrays(*deep)))
 
   def stop(self, value):
