@@ -13,6 +13,7 @@ from unittest import mock
 
 import numpy as np
 import pytest
+from matplotlib import figure as mpl_figure
 
 from bionet_learners.training import metrics
 from bionet_learners.training import scoring as learner_scoring
@@ -23,6 +24,20 @@ from experiments.runs import build, updates
 from tests.experiments import smoke
 
 _DRAWN = {figure: figure.draw for figure in (learning_curve, confusion_matrix)}
+
+
+@pytest.fixture
+def drawn(monkeypatch):
+  """The figures that were saved."""
+  figures = []
+  save = mpl_figure.Figure.savefig
+
+  def savefig(self, *args, **kwargs):
+    figures.append(self)
+    save(self, *args, **kwargs)
+
+  monkeypatch.setattr(mpl_figure.Figure, 'savefig', savefig)
+  return figures
 
 
 @pytest.fixture(scope='session')

@@ -7,8 +7,6 @@ read back from the axes just before they become a picture.
 
 import jax.numpy as jnp
 import numpy as np
-import pytest
-from matplotlib import figure
 
 from bionet_core import interfaces
 from bionet_tasks import base
@@ -21,20 +19,6 @@ ROWS = [
   {'step': 12, 'split': 'train', 'loss': 6.0, 'changed': 0.0},
   {'step': 12, 'split': 'eval', 'loss': 1.5, 'accuracy': 0.75},
 ]
-
-
-@pytest.fixture
-def drawn(monkeypatch):
-  """The figures that were saved."""
-  figures = []
-  save = figure.Figure.savefig
-
-  def savefig(self, *args, **kwargs):
-    figures.append(self)
-    save(self, *args, **kwargs)
-
-  monkeypatch.setattr(figure.Figure, 'savefig', savefig)
-  return figures
 
 
 def _spec(chance, ceiling):

@@ -6,8 +6,8 @@ Truth: the compiler's own count of memory; the rows that are drawn.
 
 import os
 
+import jax
 import pytest
-from matplotlib import figure
 
 from experiments.figures import online_cost
 from experiments.suites import online
@@ -19,7 +19,14 @@ ROWS = [
 ]
 
 
-def test_rows_say_what_was_asked_for(monkeypatch):
+@pytest.fixture
+def kept_again():
+  """After a suite that compiles anew, the tests' programs are kept again."""
+  yield
+  jax.config.update('jax_enable_compilation_cache', True)
+
+
+def test_rows_say_what_was_asked_for(monkeypatch, kept_again):
   """Truth: BPTT stores each step, so that its memory grows with T."""
   monkeypatch.setattr(os, 'sched_setaffinity', lambda *_: None)
   monkeypatch.setattr(online, 'LAGS', (2, 60))
@@ -34,16 +41,8 @@ def test_rows_say_what_was_asked_for(monkeypatch):
   assert online.run([0], 'no such rule') == []
 
 
-def test_the_figure_has_a_line_a_rule(monkeypatch, tmp_path):
+def test_the_figure_has_a_line_a_rule(drawn, tmp_path):
   """Truth: the rows, read back from the axes."""
-  drawn = []
-  save = figure.Figure.savefig
-
-  def savefig(self, *args, **kwargs):
-    drawn.append(self)
-    save(self, *args, **kwargs)
-
-  monkeypatch.setattr(figure.Figure, 'savefig', savefig)
   online_cost.draw(ROWS, tmp_path / 'cost.png')
   memory, time = drawn[0].axes
   for axes, scale in ((memory, 0.25), (time, 1.5)):

@@ -10,11 +10,10 @@ import types
 
 import jax
 import pytest
-from matplotlib import figure
 
 import bionet_learners as learners
 from experiments.figures import scale as scale_figure
-from experiments.suites import scale
+from experiments.suites import growth, scale
 
 # Of each law a short form: its base and sizes, where its term leads already.
 SHORT = {
@@ -37,16 +36,16 @@ LONG = {
 
 def law_of(rule, variable, exponent=None):
   base, sizes = {**SHORT, **LONG}[rule, variable]
-  law = scale.RULES[rule].memory[variable]._replace(base=base, sizes=sizes)
+  law = growth.RULES[rule].memory[variable]._replace(base=base, sizes=sizes)
   return law if exponent is None else law._replace(exponent=exponent)
 
 
 def row_of(monkeypatch, rule, variable, law, make=None):
   """The row of a rule by a law, and of another program if one is given."""
-  make = make or scale.RULES[rule].make
+  make = make or growth.RULES[rule].make
   monkeypatch.setattr(os, 'sched_setaffinity', lambda *_: None)
   monkeypatch.setattr(
-    scale, 'RULES', {rule: scale.Rule(make, {variable: law}, {})}
+    growth, 'RULES', {rule: growth.Rule(make, {variable: law}, {})}
   )
   (row,) = scale.run([0])
   return row
@@ -55,14 +54,14 @@ def row_of(monkeypatch, rule, variable, law, make=None):
 def test_every_rule_over_time_has_laws():
   """Truth: the built-in learners; the letters of sizes."""
   others = {'evolution', 'evosax', 'local_plasticity', 'open_es'}
-  named = {name.split(',')[0].split(' ')[0] for name in scale.RULES}
+  named = {name.split(',')[0].split(' ')[0] for name in growth.RULES}
   assert named == set(learners.LEARNERS) - others
-  for rule in scale.RULES.values():
+  for rule in growth.RULES.values():
     for laws in (rule.memory, rule.time):
       for variable, law in laws.items():
         assert set(law.base) - {'K'} == set('TNB') - {variable}
         assert law.why and law.exponent in range(5)
-        assert len(law.sizes or scale.SIZES[variable]) >= 3
+        assert len(law.sizes or growth.SIZES[variable]) >= 3
 
 
 @pytest.mark.parametrize(('rule', 'variable'), SHORT)
@@ -92,7 +91,7 @@ def test_a_wrong_law_is_named(monkeypatch):
 
 def test_a_rule_that_keeps_all_steps_is_named(monkeypatch):
   """Truth: BPTT in place of UORO, whose memory is flat in T."""
-  keeps = scale.RULES['bptt'].make
+  keeps = growth.RULES['bptt'].make
   row = row_of(monkeypatch, 'uoro', 'T', law_of('uoro', 'T'), keeps)
   assert row['verdict'] == 'off'
 
@@ -103,7 +102,7 @@ def test_an_exponent_is_the_power():
     pytest.approx(3)
   )
   assert scale.exponent({10: 7.0, 1000: 7.0}) == pytest.approx(0)
-  law = scale.Law(3, 'a cube', {})
+  law = growth.Law(3, 'a cube', {})
   assert scale.verdict(scale.exponent({2: 3.0}), law, 'memory') == (
     'not measured'
   )
@@ -125,7 +124,7 @@ def test_what_is_too_large_is_listed():
     asked.append(N)
     return 2**20 * N**2
 
-  law = scale.Law(2, 'a square', {}, (8, 16, 32, 64, 128, 256))
+  law = growth.Law(2, 'a square', {}, (8, 16, 32, 64, 128, 256))
   points, fitted, left = scale.memory(of_bytes(temporary), 'N', law)
   assert points == {8: 64, 16: 256, 32: 1024, 64: 4096}
   assert list(fitted) == [16, 32, 64]
@@ -143,7 +142,7 @@ def test_times_are_of_the_upper_decade_within_limits(monkeypatch):
     return subject.N**2 * 1e-5
 
   monkeypatch.setattr(scale, 'seconds', seconds)
-  law = scale.Law(2, 'a square', {}, (20, 200, 400, 800, 1600, 2000))
+  law = growth.Law(2, 'a square', {}, (20, 200, 400, 800, 1600, 2000))
   programs = of_bytes(lambda N: 2**33 if N == 800 else 1)
   points, fitted, left = scale.cpu_time(programs, 'N', law, 0)
   assert list(points) == [200, 400, 1600] and points == fitted
@@ -158,7 +157,7 @@ def test_times_are_of_the_upper_decade_within_limits(monkeypatch):
 
 def test_a_program_is_timed_on_its_own_shapes():
   """Truth: a program refuses arguments of other shapes and types."""
-  subject = scale.program(scale.RULES['bptt'].make, T=3, N=2, B=2)
+  subject = scale.program(growth.RULES['bptt'].make, T=3, N=2, B=2)
   assert subject.temporary > 0
   assert all(
     isinstance(x, jax.ShapeDtypeStruct) for x in jax.tree.leaves(subject.shapes)
@@ -166,18 +165,8 @@ def test_a_program_is_timed_on_its_own_shapes():
   assert scale.seconds(subject, 0) > 0
 
 
-def test_the_figure_has_a_line_a_rule_and_what_is_off_in_red(
-  monkeypatch, tmp_path
-):
+def test_the_figure_has_a_line_a_rule_and_what_is_off_in_red(drawn, tmp_path):
   """Truth: the rows, read back from the axes and the table."""
-  drawn = []
-  save = figure.Figure.savefig
-
-  def savefig(self, *args, **kwargs):
-    drawn.append(self)
-    save(self, *args, **kwargs)
-
-  monkeypatch.setattr(figure.Figure, 'savefig', savefig)
   rows = [
     {
       'rule': rule,
@@ -185,7 +174,7 @@ def test_the_figure_has_a_line_a_rule_and_what_is_off_in_red(
       'by': by,
       'measured': measured,
       'theory': 1,
-      'verdict': scale.verdict(measured, scale.Law(1, '', {}), cost),
+      'verdict': scale.verdict(measured, growth.Law(1, '', {}), cost),
       'MiB or CPU s': {10: 4.0, 100: 40.0},
     }
     for rule, measured in (('bptt', 1.01), ('uoro', 1.3))

@@ -8,27 +8,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from matplotlib import figure
 from scipy import stats
 
 from bionet_core import interfaces
 from experiments.figures import forecast, psychometric, spikes
 
 STEPS, BATCH = 6, 40
-
-
-@pytest.fixture
-def saved(monkeypatch):
-  """The figures that were saved."""
-  figures = []
-  save = figure.Figure.savefig
-
-  def savefig(self, *args, **kwargs):
-    figures.append(self)
-    save(self, *args, **kwargs)
-
-  monkeypatch.setattr(figure.Figure, 'savefig', savefig)
-  return figures
 
 
 def evidence_trials():
@@ -70,7 +55,7 @@ def test_choices_are_counted_by_evidence():
         assert abs(z) == pytest.approx(stats.norm.ppf(0.975), rel=1e-6)
 
 
-def test_the_curve_of_each_evaluation_is_drawn(saved, tmp_path):
+def test_the_curve_of_each_evaluation_is_drawn(drawn, tmp_path):
   """Truth: `curve`."""
   trials = evidence_trials()
   outputs = jnp.zeros((STEPS, BATCH, 2))
@@ -78,7 +63,7 @@ def test_the_curve_of_each_evaluation_is_drawn(saved, tmp_path):
   psychometric.draw(
     {'held_out': (outputs, trials), 'narrow': (outputs, trials)}, path
   )
-  (axes,) = saved[0].axes
+  (axes,) = drawn[0].axes
   labels = [text.get_text() for text in axes.get_legend().get_texts()]
   assert labels == ['held_out, 40 trials', 'narrow, 40 trials']
   expected = psychometric.curve(outputs, trials)
@@ -87,7 +72,7 @@ def test_the_curve_of_each_evaluation_is_drawn(saved, tmp_path):
   assert path.exists()
 
 
-def test_a_forecast_shows_the_asked_steps(saved, tmp_path):
+def test_a_forecast_shows_the_asked_steps(drawn, tmp_path):
   """Truth: targets and outputs of the trial, where the mask is not 0."""
   generator = np.random.default_rng(0)
   outputs, targets = generator.normal(size=(2, STEPS, 3, 3))
@@ -98,15 +83,15 @@ def test_a_forecast_shows_the_asked_steps(saved, tmp_path):
   )
   forecast.draw(outputs, trials, tmp_path / 'f.png', trial=1)
   for k in range(3):
-    lines = {x.get_label(): x for x in saved[0].axes[k].lines}
+    lines = {x.get_label(): x for x in drawn[0].axes[k].lines}
     for name, values in (('true', targets), ('predicted', outputs)):
       np.testing.assert_array_equal(lines[name].get_xdata(), range(2, STEPS))
       np.testing.assert_allclose(lines[name].get_ydata(), values[2:, 1, k])
   error = np.sqrt(np.mean((outputs - targets)[2:, 1] ** 2))
-  assert f'{error:.3f}' in saved[0].get_suptitle()
+  assert f'{error:.3f}' in drawn[0].get_suptitle()
 
 
-def test_a_raster_shows_every_spike(saved, tmp_path):
+def test_a_raster_shows_every_spike(drawn, tmp_path):
   """Truth: what was recorded; the membrane and spikes of the busiest unit."""
   generator = np.random.default_rng(0)
   fired = (generator.uniform(size=(STEPS, 2, 8)) < 0.4).astype(float)
@@ -123,7 +108,7 @@ def test_a_raster_shows_every_spike(saved, tmp_path):
   assert spikes.has_spikes(recorded)
   assert not spikes.has_spikes({'inside/state': voltage})
   spikes.draw(recorded, tmp_path / 's.png')
-  axes = np.reshape(saved[0].axes, (4, 2))  # nothing adapts: no row of it
+  axes = np.reshape(drawn[0].axes, (4, 2))  # nothing adapts: no row of it
   count = fired.sum(axis=(0, 1)).reshape(4, 2)  # of quarters
   busiest = 2 * np.arange(4) + np.argmax(count, axis=1)
   names = [row.get_ylabel() for row in axes[:, 0]]

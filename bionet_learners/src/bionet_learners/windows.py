@@ -30,7 +30,7 @@ def scan_windows(
   """
   num_steps = trials.mask.shape[0]
   size = min(size or num_steps, num_steps)
-  whole, timed = num_steps // size, unroll.timed(trials)
+  whole, rest = divmod(num_steps, size)
   if whole == 1:  # a loop around a single window would only cost
     carry, outs = body(carry, steps_of(trials, 0, size))
     outs = jax.tree.map(lambda x: x[None], outs)
@@ -39,17 +39,14 @@ def scan_windows(
     def of_window(loop, _):
       start, carry = loop
       # Cut here: stacked before the loop, all trials would be copied for it.
-      cut = jax.tree.map(
-        lambda x: jax.lax.dynamic_slice_in_dim(x, start, size), timed
-      )
-      carry, out = body(carry, dataclasses.replace(trials, **cut))
+      carry, out = body(carry, steps_of(trials, start, size))
       return (start + size, carry), out
 
     (_, carry), outs = platforms.scan(
       of_window, (jnp.int32(0), carry), None, length=whole, steps=size
     )
-  if num_steps % size:
-    carry, last = body(carry, steps_of(trials, whole * size, num_steps))
+  if rest:
+    carry, last = body(carry, steps_of(trials, whole * size, rest))
     outs = jax.tree.map(lambda x, y: jnp.concatenate([x, y[None]]), outs, last)
   return carry, outs
 
@@ -63,10 +60,12 @@ def first_window(
 
 
 def steps_of(
-  trials: interfaces.Trials, start: int, end: int
+  trials: interfaces.Trials, start: int | jax.Array, size: int
 ) -> interfaces.Trials:
-  """The steps of trials from `start` to `end`."""
-  timed = jax.tree.map(lambda x: x[start:end], unroll.timed(trials))
+  """So many steps of trials from `start` on."""
+  timed = jax.tree.map(
+    lambda x: jax.lax.dynamic_slice_in_dim(x, start, size), unroll.timed(trials)
+  )
   return dataclasses.replace(trials, **timed)
 
 

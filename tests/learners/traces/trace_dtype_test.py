@@ -21,7 +21,7 @@ BAD = (
 @pytest.mark.parametrize('name', GOOD, ids=str)
 def test_types_that_float32_can_be_added_to(name):
   """Truth: JAX's own promotion."""
-  dtype = rule.settings_of(2, name).trace_dtype
+  dtype = rule.settings_of(2, name, 0).trace_dtype
   assert jnp.result_type(jnp.float32, dtype) == jnp.float32
 
 
@@ -30,7 +30,7 @@ def test_types_that_float32_can_be_added_to(name):
 def test_other_types_are_refused(name, x64):
   """Truth: the argument, and those that would work; in float64, too."""
   with jax.enable_x64(x64), pytest.raises(ValueError) as info:
-    rule.settings_of(2, name)
+    rule.settings_of(2, name, 0)
   assert str(info.value) == (
     f'trace_dtype={name!r}: traces are floating, of float32, bfloat16, '
     'float16, or float64 where JAX_ENABLE_X64 is set.'
@@ -41,6 +41,6 @@ def test_other_types_are_refused(name, x64):
 def test_float64_needs_x64(name):
   """Truth: without it JAX would take float32, and only warn."""
   with pytest.raises(ValueError, match=f'^trace_dtype={name!r}: needs JAX_ENA'):
-    rule.settings_of(2, name)
+    rule.settings_of(2, name, 0)
   with jax.enable_x64(True):
-    assert rule.settings_of(2, name).trace_dtype == jnp.float64
+    assert rule.settings_of(2, name, 0).trace_dtype == jnp.float64

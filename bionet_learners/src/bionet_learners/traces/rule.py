@@ -176,10 +176,7 @@ def check_choice(setting: str, value: str, choices: tuple[str, ...]) -> None:
 
 
 def settings_of(
-  window: int,
-  trace_dtype: str,
-  silent_mib: float = opening.SILENT_MIB,
-  **more,
+  window: int, trace_dtype: str, silent_mib: float, **more
 ) -> opening.Settings:
   """The settings of traces, checked.
 

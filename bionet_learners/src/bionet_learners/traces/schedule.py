@@ -6,14 +6,13 @@ differentiated, and as many steps as a memory budget allows are taken at once:
 traces are large, and each window passes over all of them.
 """
 
-import dataclasses
 from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
-from bionet_core import interfaces, platforms, unroll
+from bionet_core import interfaces, platforms
 from bionet_learners import windows
 from bionet_learners.traces import opening
 
@@ -88,13 +87,6 @@ def run(
     there = (number >= start) & (asked == wanted)
     return jnp.min(jnp.where(there, number, stop), initial=stop)
 
-  def window(start, steps):
-    cut = jax.tree.map(
-      lambda x: jax.lax.dynamic_slice_in_dim(x, start, steps),
-      unroll.timed(trials),
-    )
-    return dataclasses.replace(trials, **cut)
-
   def of_stretch(loop):
     """Windows that are not asked, then those that are."""
     at, carry = loop
@@ -106,7 +98,8 @@ def run(
       return listen(carry, start + i * longest, here)
 
     def of_learning(at, carry):
-      return learn(carry, window(at * size, size), keep | (at + 1 < end))
+      window = windows.steps_of(trials, at * size, size)
+      return learn(carry, window, keep | (at + 1 < end))
 
     carry = jax.lax.fori_loop(0, -(-steps // longest), of_listening, carry)
     at = first(until, False)
@@ -117,7 +110,7 @@ def run(
   start = jnp.zeros((), number.dtype), carry
   _, carry = jax.lax.while_loop(lambda loop: loop[0] < stop, of_stretch, start)
   if rest:
-    last = window(whole * size, rest)
+    last = windows.steps_of(trials, whole * size, rest)
     # One round or none, for the same reason.
     carry = jax.lax.fori_loop(
       0, ends_asked, lambda _, c: learn(c, last, keep), carry
@@ -139,4 +132,4 @@ def _all_alike(learn, carry, trials, size, keep):
   if last:
     before = windows.steps_of(trials, 0, last)
     carry, _ = windows.scan_windows(body, carry, before, size)
-  return learn(carry, windows.steps_of(trials, last, num_steps), False)
+  return learn(carry, windows.steps_of(trials, last, num_steps - last), False)

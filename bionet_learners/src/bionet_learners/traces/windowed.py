@@ -103,7 +103,7 @@ def forward(
     more = by_params, by_learned, total, metrics
     if platforms.accelerated():
       # Where nobody is asked, 0 times a slope that is infinite would be NaN.
-      more, signal = _where(window.mask, (more, signal))
+      more, signal = platforms.if_asked(window.mask, lambda *x: x, more, signal)
     result = jax.tree.map(jnp.add, result, more)
     # The signal is of the state before the window, and so are these traces.
     sums = advance.add_past(sites, memory.traces, signal, sums)
@@ -160,9 +160,3 @@ def forward(
   gradient = opened.gradient(params, constants, by_params, by_learned, sums)
   memory = memory._replace(traces=parts.unpacked(memory.traces))
   return base.Estimate(gradient, total, metrics), memory
-
-
-def _where(mask, tree):
-  """A tree where any trial is asked, else zeros."""
-  asked = jnp.any(mask != 0)
-  return jax.tree.map(lambda x: jnp.where(asked, x, jnp.zeros_like(x)), tree)
