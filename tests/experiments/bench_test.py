@@ -22,7 +22,7 @@ from experiments.runs import build, updates
 from experiments.suites import accuracy
 
 SUITES = pathlib.Path(suites.__file__).parent
-SHARED = ('__init__', 'accuracy')
+SHARED = ('__init__', 'accuracy', 'growth')
 
 
 def test_every_suite_is_listed():
